@@ -1,0 +1,163 @@
+package fanout
+
+import (
+	"cmp"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/sony/gobreaker/v2"
+)
+
+// Breaker is a target's circuit breaker. Closed, it lets attempts through and
+// counts them; it opens when either rule below says so, and then rejects with
+// [ErrBreakerOpen]. After OpenFor it is half-open: Probes attempts are let
+// through, and their success closes it while a failure opens it again.
+//
+// A failure is an attempt that met no complete answer, a 5xx or one of
+// [Retry.Statuses]. Any other answer counts as a success: the target is up.
+// What we rejected ourselves, and what the caller cancelled, counts as neither.
+type Breaker struct {
+	// ConsecutiveFailures opens the breaker. Default 5; negative switches this
+	// rule off.
+	ConsecutiveFailures int
+	// FailureRatio opens the breaker when at least MinCalls attempts ended
+	// within Window and this share of them, at most 1, failed. Default 0.5;
+	// negative switches this rule off.
+	FailureRatio float64
+	// MinCalls is the least evidence for FailureRatio. Default 20; negative is
+	// refused.
+	MinCalls int
+	// Window is how far back the breaker looks; it moves in tenths. It must be
+	// at least 3 times the attempt timeout, or slow failures would be forgotten
+	// before they end. Default 1 minute, or 4 attempt timeouts if that is more;
+	// negative is refused.
+	Window time.Duration
+	// OpenFor is how long the breaker stays open; each breaker adds up to a
+	// tenth, so that a fleet does not probe in step. Default 5 s; negative
+	// means it never opens: no breaker.
+	OpenFor time.Duration
+	// Probes is how many attempts may be under way in a half-open breaker, and
+	// how many must succeed to close it. Default 1; negative is refused.
+	Probes int
+}
+
+// windowAttempts is how many attempt timeouts a breaker's window must hold.
+const windowAttempts = 3
+
+func (b Breaker) over(base Breaker) Breaker {
+	return Breaker{
+		ConsecutiveFailures: cmp.Or(b.ConsecutiveFailures, base.ConsecutiveFailures),
+		FailureRatio:        cmp.Or(b.FailureRatio, base.FailureRatio),
+		MinCalls:            cmp.Or(b.MinCalls, base.MinCalls),
+		Window:              cmp.Or(b.Window, base.Window),
+		OpenFor:             cmp.Or(b.OpenFor, base.OpenFor),
+		Probes:              cmp.Or(b.Probes, base.Probes),
+	}
+}
+
+func (b Breaker) withDefaults(longestAttempt time.Duration) Breaker {
+	return b.over(Breaker{ConsecutiveFailures: 5, FailureRatio: 0.5, MinCalls: 20,
+		Window: max(time.Minute, 4*longestAttempt), OpenFor: 5 * time.Second, Probes: 1})
+}
+
+func (b Breaker) check(longestAttempt time.Duration) error {
+	errs := []error{
+		finite("Breaker.FailureRatio", b.FailureRatio),
+		notNegative("Breaker.MinCalls", b.MinCalls),
+		notNegative("Breaker.Window", b.Window),
+		notNegative("Breaker.Probes", b.Probes),
+	}
+	if b.FailureRatio > 1 {
+		errs = append(errs, invalid("Breaker.FailureRatio", "%v is more than 1", b.FailureRatio))
+	}
+	if least := windowAttempts * longestAttempt; b.Window > 0 && b.Window < least {
+		errs = append(errs, invalid("Breaker.Window", "%v is less than %d attempt timeouts, %v", b.Window, windowAttempts, least))
+	}
+	return errors.Join(errs...)
+}
+
+// BreakerState is the state of a target's circuit breaker.
+type BreakerState string
+
+// The states of a circuit breaker.
+const (
+	BreakerClosed   BreakerState = "closed"
+	BreakerOpen     BreakerState = "open"
+	BreakerHalfOpen BreakerState = "half-open"
+)
+
+// vote is what an attempt tells the breaker about the target's health.
+type vote uint8
+
+const (
+	noVote vote = iota // it says nothing about the target
+	healthy
+	unhealthy
+)
+
+var errUnhealthy, errNoVote = errors.New("unhealthy"), errors.New("no vote")
+
+// breaker is the gate of a [Breaker]; nil lets everything through.
+type breaker struct {
+	circuit *gobreaker.TwoStepCircuitBreaker[struct{}]
+}
+
+func newBreaker(b Breaker) *breaker {
+	if b.OpenFor < 0 || (b.ConsecutiveFailures < 0 && b.FailureRatio < 0) {
+		return nil
+	}
+	return &breaker{gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
+		MaxRequests:  uint32(b.Probes),
+		Interval:     b.Window,
+		BucketPeriod: max(1, b.Window/10),
+		Timeout:      b.OpenFor + rand.N(b.OpenFor/10+1),
+		ReadyToTrip:  b.trips,
+		IsExcluded:   func(err error) bool { return err == errNoVote },
+	})}
+}
+
+// trips decides on ended calls only: Counts.Requests includes those under way.
+func (b Breaker) trips(c gobreaker.Counts) bool {
+	if b.ConsecutiveFailures > 0 && int(c.ConsecutiveFailures) >= b.ConsecutiveFailures {
+		return true
+	}
+	ended := int(c.TotalSuccesses + c.TotalFailures)
+	return b.FailureRatio > 0 && ended >= b.MinCalls && float64(c.TotalFailures) >= b.FailureRatio*float64(ended)
+}
+
+func (b *breaker) state() BreakerState {
+	if b == nil {
+		return BreakerClosed
+	}
+	switch b.circuit.State() {
+	case gobreaker.StateOpen:
+		return BreakerOpen
+	case gobreaker.StateHalfOpen:
+		return BreakerHalfOpen
+	default:
+		return BreakerClosed
+	}
+}
+
+// admit asks for leave to send. The caller must report every admitted attempt,
+// or a half-open breaker would wait for its probe for ever.
+func (b *breaker) admit() (report func(vote), err error) {
+	if b == nil {
+		return func(vote) {}, nil
+	}
+	done, err := b.circuit.Allow()
+	if err != nil {
+		return nil, ErrBreakerOpen
+	}
+	return func(v vote) {
+		switch v {
+		case healthy:
+			done(nil)
+		case unhealthy:
+			done(errUnhealthy)
+		default:
+			done(errNoVote)
+		}
+	}, nil
+}

@@ -1,0 +1,81 @@
+package fanout
+
+import (
+	"cmp"
+	"context"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+)
+
+// Bulkhead bounds the attempts under way to one target, so that a slow target
+// cannot take all of a service's memory and connections. Attempts beyond it
+// wait in a queue, which is bounded in length and in time; beyond that they are
+// rejected with [ErrBulkheadFull]. Backoff holds no place in either.
+type Bulkhead struct {
+	// MaxConcurrent attempts may be under way. Default 64; negative means no
+	// bound: no bulkhead.
+	MaxConcurrent int
+	// MaxQueue attempts may wait. Default 256; negative means none.
+	MaxQueue int
+	// MaxWait is the longest wait. Default 1 s; negative means none.
+	MaxWait time.Duration
+}
+
+func (b Bulkhead) over(base Bulkhead) Bulkhead {
+	return Bulkhead{
+		MaxConcurrent: cmp.Or(b.MaxConcurrent, base.MaxConcurrent),
+		MaxQueue:      cmp.Or(b.MaxQueue, base.MaxQueue),
+		MaxWait:       cmp.Or(b.MaxWait, base.MaxWait),
+	}
+}
+
+func (b Bulkhead) withDefaults() Bulkhead {
+	return b.over(Bulkhead{MaxConcurrent: 64, MaxQueue: 256, MaxWait: time.Second})
+}
+
+// bulkhead is the gate of a [Bulkhead]; nil lets everything through.
+type bulkhead struct {
+	permits  *semaphore.Weighted
+	maxWait  time.Duration
+	maxQueue int64
+	waiting  atomic.Int64
+}
+
+func newBulkhead(b Bulkhead) *bulkhead {
+	if b.MaxConcurrent < 0 {
+		return nil
+	}
+	return &bulkhead{
+		permits:  semaphore.NewWeighted(int64(b.MaxConcurrent)),
+		maxWait:  max(0, b.MaxWait),
+		maxQueue: int64(max(0, b.MaxQueue)),
+	}
+}
+
+// enter takes a permit, which leave gives back, and says whether it had to wait.
+func (b *bulkhead) enter(ctx context.Context) (waited bool, err error) {
+	if b == nil || b.permits.TryAcquire(1) {
+		return false, nil
+	}
+	defer b.waiting.Add(-1)
+	if b.waiting.Add(1) > b.maxQueue {
+		return false, ErrBulkheadFull
+	}
+	waitCtx, cancel := context.WithTimeout(ctx, b.maxWait)
+	defer cancel()
+	if b.permits.Acquire(waitCtx, 1) != nil {
+		if ctx.Err() != nil {
+			return true, endOf(ctx)
+		}
+		return true, ErrBulkheadFull
+	}
+	return true, nil
+}
+
+func (b *bulkhead) leave() {
+	if b != nil {
+		b.permits.Release(1)
+	}
+}

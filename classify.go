@@ -1,0 +1,195 @@
+package fanout
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// verdict is what one attempt came to.
+type verdict struct {
+	reach     reach
+	err       error         // nil if delivered
+	retry     bool          // a further attempt could mend it
+	throttled bool          // the target asked for less
+	hint      time.Duration // its Retry-After
+	vote      vote
+}
+
+// reach is how far an attempt got.
+type reach uint8
+
+const (
+	unanswered reach = iota // it may have taken effect
+	notSent                 // nothing can have reached the target
+	refused                 // the target said no
+	delivered
+)
+
+// mark is an error with its reach and whether to retry, as the user's code knows it.
+type mark struct {
+	err   error
+	reach reach
+	retry bool
+}
+
+func (m *mark) Error() string { return m.err.Error() }
+func (m *mark) Unwrap() error { return m.err }
+
+// Refused marks a [Sender]'s or classifier's error as the target's own no: the
+// outcome is [Failed] rather than [Unknown]. It may be retried.
+func Refused(err error) error { return marked(err, refused, true) }
+
+// Permanent marks an error as the target's own no that a retry cannot mend.
+func Permanent(err error) error { return marked(err, refused, false) }
+
+// NotSent marks an error that arose before anything can have reached the
+// target: the outcome is [Failed], and a retry is always safe.
+func NotSent(err error) error { return marked(err, notSent, true) }
+
+func marked(err error, r reach, retry bool) error {
+	if err == nil {
+		return nil
+	}
+	return &mark{err, r, retry}
+}
+
+// Err is nil for a success (2xx, or no status at all) and a [*StatusError] for
+// any other. A [Target.Classify] calls it for what it does not decide itself.
+func (r *Response) Err() error {
+	if r.StatusCode == 0 || r.StatusCode/100 == 2 {
+		return nil
+	}
+	return &StatusError{StatusCode: r.StatusCode, RetryAfter: parseRetryAfter(r.Header.Get("Retry-After"), time.Now())}
+}
+
+// classifyAnswer judges an answer that was read whole.
+func classifyAnswer(t *target, resp *Response) verdict {
+	err := answerError(t, resp)
+	if err == nil {
+		return verdict{reach: delivered, vote: healthy}
+	}
+	var m *mark
+	var status *StatusError
+	switch {
+	case errors.As(err, &m):
+		return markVerdict(m, err)
+	case errors.As(err, &status):
+		return statusVerdict(t, status, err)
+	default:
+		return verdict{reach: refused, err: err, retry: true, vote: unhealthy}
+	}
+}
+
+func answerError(t *target, resp *Response) error {
+	switch {
+	case t.Classify != nil && resp != nil:
+		return t.Classify(resp)
+	case resp != nil:
+		return resp.Err()
+	}
+	return nil
+}
+
+func markVerdict(m *mark, err error) verdict {
+	v := verdict{reach: m.reach, err: err, retry: m.retry, vote: unhealthy}
+	if !m.retry {
+		v.vote = healthy
+	}
+	return v
+}
+
+func statusVerdict(t *target, status *StatusError, err error) verdict {
+	code := status.StatusCode
+	v := verdict{reach: refused, err: err, retry: slices.Contains(t.policy.Retry.Statuses, code), hint: status.RetryAfter, vote: healthy}
+	switch {
+	case code == http.StatusBadGateway, code == http.StatusGatewayTimeout:
+		// A gateway gave up on the target; whether the target acted it cannot know.
+		v.reach = unanswered
+	case code == http.StatusConflict && t.keyed():
+		v.retry = true
+	case code == http.StatusTooManyRequests, code == http.StatusServiceUnavailable:
+		v.throttled = true
+	}
+	if code != http.StatusConflict && (v.retry || code >= 500) {
+		v.vote = unhealthy
+	}
+	return v
+}
+
+// classifyError judges an attempt that ended without an answer.
+func classifyError(t *target, err error) verdict {
+	var (
+		m           *mark
+		status      *StatusError
+		panicked    *PanicError
+		certificate *tls.CertificateVerificationError
+		dns         *net.DNSError
+		op          *net.OpError
+	)
+	switch {
+	case errors.As(err, &panicked), errors.Is(err, ErrGoexit):
+		return verdict{reach: unanswered, err: err}
+	case errors.As(err, &certificate):
+		return verdict{reach: notSent, err: err, vote: unhealthy}
+	case errors.As(err, &m):
+		return markVerdict(m, err)
+	case errors.As(err, &status):
+		return statusVerdict(t, status, err)
+	case errors.As(err, &dns), errors.As(err, &op) && (op.Op == "dial" || op.Op == "proxyconnect"):
+		return verdict{reach: notSent, err: err, retry: true, vote: unhealthy}
+	case errors.Is(err, ErrResponseTooLarge):
+		return verdict{reach: unanswered, err: err, vote: unhealthy}
+	}
+	return verdict{reach: unanswered, err: err, retry: true, vote: unhealthy}
+}
+
+// cutShortBy amends the verdict on an attempt that ended with a context: the
+// caller's end says nothing about the target, a timeout does.
+func (v verdict) cutShortBy(caller, total, attempt context.Context) verdict {
+	switch {
+	case attempt.Err() == nil, v.reach == delivered, v.reach == refused:
+	case caller.Err() != nil:
+		v.retry, v.vote = false, noVote
+	case total.Err() == nil:
+		v.err = fmt.Errorf("%w: %w", ErrAttemptTimeout, v.err)
+	}
+	return v
+}
+
+// parseRetryAfter reads both forms of RFC 9110, section 10.2.3: seconds and an
+// HTTP-date. What is neither, and what lies in the past, is zero.
+func parseRetryAfter(value string, now time.Time) time.Duration {
+	if value == "" {
+		return 0
+	}
+	if isDigits(value) {
+		seconds, err := strconv.ParseInt(value, 10, 64)
+		if err != nil || seconds > int64(maxDuration/time.Second) {
+			return maxDuration
+		}
+		return time.Duration(seconds) * time.Second
+	}
+	date, err := http.ParseTime(value)
+	if err != nil {
+		return 0
+	}
+	return max(0, date.Sub(now))
+}
+
+const maxDuration time.Duration = 1<<63 - 1
+
+func isDigits(s string) bool {
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			return false
+		}
+	}
+	return s != ""
+}

@@ -1,0 +1,235 @@
+package fanout
+
+import (
+	"context"
+	"runtime/debug"
+	"time"
+)
+
+// delivery is one payload on its way to one target.
+type delivery struct {
+	target  *target
+	caller  context.Context // as given to Dispatch: its end is the caller's doing
+	clock   *clock
+	request Request // as the latest attempt sends it
+
+	attempts []Attempt
+	verdict  verdict   // on the latest attempt
+	response *Response // the latest seen
+	waits    schedule
+	sending  bool // an attempt is in the hands of a transport or Sender
+	queued   bool // the coming attempt did not start with the dispatch
+	effect   bool // some attempt went unanswered
+	result   Result
+}
+
+// run carries the delivery to its result. What happens to a call is deliver,
+// attempt and send, read from top to bottom.
+func (dl *delivery) run() {
+	started := time.Now()
+	reason := ErrGoexit // unless deliver returns or panics
+	defer func() {
+		if p := recover(); p != nil {
+			reason = newPanicError(p)
+		}
+		dl.finish(started, reason)
+	}()
+	reason = dl.deliver(dl.clock.total)
+}
+
+// deliver makes attempts until one succeeds, and returns nil, or none may
+// follow, and returns why.
+func (dl *delivery) deliver(ctx context.Context) error {
+	if err := dl.prepare(ctx); err != nil {
+		return err
+	}
+	budget := dl.target.gates.budget
+	for {
+		made := len(dl.attempts)
+		if err := dl.attempt(ctx); err != nil {
+			if made > 0 {
+				budget.giveBack()
+			}
+			return err
+		}
+		if dl.verdict.reach == delivered {
+			budget.success()
+			return nil
+		}
+		wait, err := dl.nextWait(ctx)
+		if err != nil {
+			return err
+		}
+		if err := sleep(ctx, wait); err != nil {
+			budget.giveBack()
+			return err
+		}
+		dl.queued = true
+	}
+}
+
+// attempt passes the gates in their order and sends. An error means that
+// nothing was sent, and why.
+func (dl *delivery) attempt(total context.Context) error {
+	if total.Err() != nil {
+		return endOf(total)
+	}
+	gates := dl.target.gates
+	if gates.breaker.state() == BreakerOpen {
+		return ErrBreakerOpen
+	}
+
+	waited, err := gates.rateLimit.wait(total)
+	if err != nil {
+		return err
+	}
+	dl.queued = dl.queued || waited
+	made := len(dl.attempts)
+	defer func() {
+		if len(dl.attempts) == made {
+			gates.rateLimit.giveBack()
+		}
+	}()
+
+	waited, err = gates.bulkhead.enter(total)
+	if err != nil {
+		return err
+	}
+	defer gates.bulkhead.leave()
+	dl.queued = dl.queued || waited
+
+	report, err := gates.breaker.admit()
+	if err != nil {
+		return err
+	}
+	health := noVote
+	defer func() { report(health) }()
+
+	ctx, cancel := dl.attemptContext(total)
+	defer cancel()
+	if err := dl.send(ctx); err != nil {
+		return err
+	}
+	dl.verdict = dl.verdict.cutShortBy(dl.caller, total, ctx)
+	dl.settle()
+	health = dl.verdict.vote
+	return nil
+}
+
+// send builds the request, signs it, sends it, reads the answer and judges it.
+func (dl *delivery) send(ctx context.Context) error {
+	t := dl.target
+	dl.request.Attempt = len(dl.attempts) + 1
+	dl.request.RequestID = requestID(&dl.request, t.keySuffix)
+	send, err := t.sender(ctx, &dl.request)
+	if err != nil {
+		return err
+	}
+
+	dl.attempts = append(dl.attempts, Attempt{RequestID: dl.request.RequestID, Start: time.Now()})
+	dl.sending = true
+	response, err := send()
+	if response != nil {
+		dl.response = response
+		dl.attempts[len(dl.attempts)-1].StatusCode = response.StatusCode
+	}
+	if err != nil {
+		dl.verdict = classifyError(t, err)
+	} else {
+		dl.verdict = classifyAnswer(t, response)
+	}
+	return nil
+}
+
+// settle writes the verdict into the attempt's record.
+func (dl *delivery) settle() {
+	a := &dl.attempts[len(dl.attempts)-1]
+	a.Duration = time.Since(a.Start)
+	a.Err = dl.verdict.err
+	dl.effect = dl.effect || dl.verdict.reach == unanswered
+	dl.sending = false
+}
+
+// nextWait is how long to wait before the next attempt, or why there is none.
+// A wait is paid for from the retry budget.
+func (dl *delivery) nextWait(ctx context.Context) (time.Duration, error) {
+	t, v := dl.target, &dl.verdict
+	switch {
+	case ctx.Err() != nil:
+		return 0, endOf(ctx)
+	case !v.retry:
+		return 0, ErrNotRetried
+	case len(dl.attempts) >= t.policy.Retry.MaxAttempts:
+		return 0, ErrAttemptsExhausted
+	case v.reach != notSent && !t.repeatable():
+		return 0, ErrNotIdempotent
+	}
+	wait := dl.waits.next(&t.policy.Retry, v.throttled, v.hint)
+	if deadline, ok := ctx.Deadline(); ok && wait >= time.Until(deadline) {
+		return 0, ErrNoTimeLeft
+	}
+	if !t.gates.budget.take() {
+		return 0, ErrRetryBudget
+	}
+	return wait, nil
+}
+
+// finish writes the result. A reason that comes while an attempt is out is a
+// panic or Goexit of user code, and then the attempt may have taken effect.
+func (dl *delivery) finish(started time.Time, reason error) {
+	if dl.sending {
+		dl.verdict = verdict{reach: unanswered, err: reason}
+		reason = ErrNotRetried
+		dl.settle()
+	}
+	t := dl.target
+	dl.result.Target = t.Name
+	dl.result.Optional = t.Optional
+	dl.result.Response = dl.response
+	dl.result.Attempts = dl.attempts
+	dl.result.Duration = time.Since(started)
+	dl.result.DispatchID = dl.request.DispatchID
+	dl.result.IdempotencyKey = dl.request.IdempotencyKey
+	dl.result.Outcome = Delivered
+	if reason != nil {
+		dl.result.Outcome = dl.failure()
+		dl.result.Err = &TargetError{Target: t.Name, Outcome: dl.result.Outcome, Attempts: len(dl.attempts), Reason: reason, Err: dl.verdict.err}
+	}
+}
+
+func (dl *delivery) failure() Outcome {
+	switch {
+	case dl.effect:
+		return Unknown
+	case len(dl.attempts) == 0:
+		return Rejected
+	default:
+		return Failed
+	}
+}
+
+// prepare lets the user shape the request, once for all attempts: an idempotency
+// key promises that they are the same.
+func (dl *delivery) prepare(ctx context.Context) error {
+	t := dl.target
+	if t.Prepare == nil {
+		return nil
+	}
+	dl.queued = true
+	dl.request.Header = dl.request.Header.Clone()
+	if dl.request.Header == nil {
+		dl.request.Header = make(map[string][]string)
+	}
+	if dl.request.URL != nil {
+		u := *dl.request.URL
+		dl.request.URL = &u
+	}
+	if err := t.Prepare(ctx, &dl.request); err != nil {
+		return &InvalidError{Target: t.Name, Field: "Prepare", Err: err}
+	}
+	return t.checkPrepared(&dl.request)
+}
+
+func newPanicError(value any) *PanicError {
+	return &PanicError{Value: value, Stack: debug.Stack()}
+}

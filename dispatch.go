@@ -1,0 +1,219 @@
+package fanout
+
+import (
+	"context"
+	"errors"
+	"strconv"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// Option says more about one dispatch. Without any, it goes to all of
+// [Config.Targets].
+type Option struct {
+	names   []string
+	targets []Target
+}
+
+// To names configured targets to dispatch to, instead of all of them. Several
+// options add up.
+func To(names ...string) Option { return Option{names: names} }
+
+// ToTargets gives targets to dispatch to in the call itself, such as the webhook
+// a customer has registered. They inherit [Config.Defaults]. Their breaker,
+// bulkhead, rate limit and retry budget are kept under their name from call to
+// call, and made from the first definition seen; a name not used for 20 minutes
+// is forgotten.
+func ToTargets(targets ...Target) Option { return Option{targets: targets} }
+
+// dispatch is one payload to a set of targets.
+type dispatch struct {
+	deliveries []delivery
+	clocks     []*clock
+}
+
+// plan checks all there is to check, so that nothing is sent if anything is wrong.
+func (d *Dispatcher) plan(ctx context.Context, payload any, options []Option) (*dispatch, error) {
+	if ctx == nil {
+		return nil, errNilContext
+	}
+	targets, err := d.choose(options)
+	if err != nil {
+		return nil, err
+	}
+	m, err := encode(payload)
+	if err != nil {
+		return nil, err
+	}
+	return d.newDispatch(ctx, targets, m), nil
+}
+
+var errNilContext = invalid("Context", "nil")
+
+// gatesOf finds the gates of a target given in the call.
+func (d *Dispatcher) gatesOf(t *target) *gates {
+	if configured, ok := d.byName[t.Name]; ok {
+		return configured.gates
+	}
+	return d.named.acquire(t)
+}
+
+// choose resolves the options to targets, without their gates if they were
+// given in the call.
+func (d *Dispatcher) choose(options []Option) ([]*target, error) {
+	if len(options) == 0 {
+		return d.targets, nonEmpty(d.targets)
+	}
+	var chosen []*target
+	var errs []error
+	for _, o := range options {
+		for _, name := range o.names {
+			if t, ok := d.byName[name]; ok {
+				chosen = append(chosen, t)
+			} else {
+				errs = append(errs, &InvalidError{Target: name, Field: "Name", Err: errors.New("no target of this name is configured")})
+			}
+		}
+		for _, def := range o.targets {
+			t, err := compile(def, len(chosen), d.defaults, d.transport)
+			errs = append(errs, err)
+			if err == nil {
+				chosen = append(chosen, t)
+			}
+		}
+	}
+	errs = append(errs, duplicates(chosen), nonEmpty(chosen))
+	return chosen, errors.Join(errs...)
+}
+
+func nonEmpty(targets []*target) error {
+	if len(targets) == 0 {
+		return invalid("Targets", "none to dispatch to")
+	}
+	return nil
+}
+
+func duplicates(targets []*target) error {
+	seen := make(map[string]bool, len(targets))
+	for _, t := range targets {
+		if seen[t.Name] {
+			return &InvalidError{Target: t.Name, Field: "Name", Err: errors.New("given twice")}
+		}
+		seen[t.Name] = true
+	}
+	return nil
+}
+
+func (d *Dispatcher) newDispatch(ctx context.Context, targets []*target, m message) *dispatch {
+	id := newID()
+	correlationID := m.correlationID
+	if correlationID == "" {
+		correlationID = CorrelationID(ctx)
+	}
+	if correlationID == "" {
+		correlationID = id
+	}
+	p := &dispatch{deliveries: make([]delivery, len(targets))}
+	inner := ctx
+	if CorrelationID(ctx) != correlationID {
+		inner = WithCorrelationID(ctx, correlationID)
+	}
+	for i, t := range targets {
+		if t.gates == nil {
+			t.gates = d.gatesOf(t)
+		}
+		dl := &p.deliveries[i]
+		dl.caller = ctx
+		dl.target = t
+		dl.clock = p.clock(inner, &t.policy)
+		dl.request = t.request(id, correlationID, &m)
+		dl.result.position = int32(i)
+	}
+	return p
+}
+
+// request is the payload as the target gets it unless its Prepare says otherwise.
+func (t *target) request(id, correlationID string, m *message) Request {
+	r := Request{
+		Target: t.Name, DispatchID: id, CorrelationID: correlationID,
+		Payload: m.value, Header: m.header, ContentType: m.contentType, Body: m.body,
+	}
+	if t.keyed() {
+		key := m.key
+		if key == "" {
+			key = id
+		}
+		r.IdempotencyKey = key + t.keySuffix
+	}
+	if t.endpoint != nil {
+		r.Method, r.URL = t.endpoint.method, t.endpoint.url
+	}
+	return r
+}
+
+// requestID tells the attempts of a dispatch apart, and which came when.
+func requestID(r *Request, keySuffix string) string {
+	return r.DispatchID + keySuffix + "." + strconv.Itoa(r.Attempt)
+}
+
+func (p *dispatch) clock(ctx context.Context, policy *Policy) *clock {
+	for _, c := range p.clocks {
+		if c.fits(policy) {
+			return c
+		}
+	}
+	c := startClock(ctx, policy)
+	p.clocks = append(p.clocks, c)
+	return c
+}
+
+// run makes all deliveries at once and waits for them.
+func (p *dispatch) run() Results {
+	defer p.release()
+	var group errgroup.Group
+	for i := range p.deliveries {
+		dl := &p.deliveries[i]
+		group.Go(func() error {
+			dl.run()
+			return nil
+		})
+	}
+	_ = group.Wait()
+	results := make(Results, len(p.deliveries))
+	for i := range p.deliveries {
+		results[p.deliveries[i].result.Target] = p.deliveries[i].result
+	}
+	return results
+}
+
+func (p *dispatch) release() {
+	for _, c := range p.clocks {
+		c.stop()
+	}
+	for i := range p.deliveries {
+		p.deliveries[i].target.gates.release()
+	}
+}
+
+// refuse gives every target of a dispatch that was not begun its entry.
+func (d *Dispatcher) refuse(options []Option, reason error) Results {
+	results := make(Results)
+	reject := func(name string, optional bool) {
+		results[name] = Result{Target: name, Outcome: Rejected, Optional: optional, position: int32(len(results)),
+			Err: &TargetError{Target: name, Outcome: Rejected, Reason: reason}}
+	}
+	if len(options) == 0 {
+		for _, t := range d.targets {
+			reject(t.Name, t.Optional)
+		}
+	}
+	for _, o := range options {
+		for _, name := range o.names {
+			reject(name, false)
+		}
+		for _, t := range o.targets {
+			reject(t.Name, t.Optional)
+		}
+	}
+	return results
+}

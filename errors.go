@@ -1,0 +1,175 @@
+package fanout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Why a delivery ended without success. Every [TargetError] wraps one of
+// these or, when the caller's context or the total timeout ended it, the
+// context's error.
+var (
+	// ErrAttemptsExhausted: the last of [Retry.MaxAttempts] failed.
+	ErrAttemptsExhausted = errors.New("attempts exhausted")
+	// ErrRetryBudget: the target's [Retry.Budget] is spent, so the target is
+	// failing far more often than it succeeds.
+	ErrRetryBudget = errors.New("retry budget exhausted")
+	// ErrNotRetried: the last failure is one that a retry cannot mend.
+	ErrNotRetried = errors.New("not retried")
+	// ErrNotIdempotent: the request may have reached the target, its method is
+	// not idempotent (RFC 9110, section 9.2.2) and it carries no idempotency key.
+	ErrNotIdempotent = errors.New("not retried, neither idempotent nor keyed")
+	// ErrNoTimeLeft: the next attempt would have started after the deadline.
+	// A Retry-After that was too long is in [StatusError.RetryAfter].
+	ErrNoTimeLeft = errors.New("no time left to retry")
+
+	// ErrTimeout: [Policy.Timeout] ended the delivery. It matches
+	// [context.DeadlineExceeded].
+	ErrTimeout = fmt.Errorf("timeout: %w", context.DeadlineExceeded)
+
+	// ErrBreakerOpen: the target's circuit breaker is open, or half-open with
+	// all its probes under way. Nothing was sent.
+	ErrBreakerOpen = errors.New("circuit breaker open")
+	// ErrBulkheadFull: [Bulkhead.MaxConcurrent] attempts are under way and the
+	// queue behind them is full or did not move within [Bulkhead.MaxWait].
+	ErrBulkheadFull = errors.New("bulkhead full")
+	// ErrRateLimited: the target's [RateLimit] allows no attempt within
+	// [RateLimit.MaxWait] or the time that is left.
+	ErrRateLimited = errors.New("rate limited")
+	// ErrClosed: the [Dispatcher] was closed before the dispatch began.
+	ErrClosed = errors.New("dispatcher closed")
+	// ErrAuth: the target's [Authenticator] failed. Nothing was sent.
+	ErrAuth = errors.New("authentication failed")
+	// ErrInvalid: the configuration, a target or the payload cannot be used.
+	// The [InvalidError] says which field.
+	ErrInvalid = errors.New("invalid")
+)
+
+// What went wrong in one attempt.
+var (
+	// ErrAttemptTimeout: no complete answer within [Policy.AttemptTimeout].
+	ErrAttemptTimeout = errors.New("attempt timeout")
+	// ErrResponseTooLarge: the answer, decompressed, exceeds
+	// [Policy.MaxResponseBytes].
+	ErrResponseTooLarge = errors.New("response too large")
+	// ErrGoexit: user code ended its goroutine with runtime.Goexit, as
+	// testing.T.FailNow does.
+	ErrGoexit = errors.New("user code called runtime.Goexit")
+)
+
+// InvalidError reports input that was refused before anything was sent.
+// It matches [ErrInvalid].
+type InvalidError struct {
+	Target string // empty if the fault is not in a target
+	Field  string // path of the field, such as "Retry.MaxAttempts"
+	Err    error
+}
+
+func (e *InvalidError) Error() string {
+	if e.Target == "" {
+		return "fanout: " + e.Field + ": " + e.Err.Error()
+	}
+	return fmt.Sprintf("fanout: target %q: %s: %v", e.Target, e.Field, e.Err)
+}
+
+// Unwrap returns [ErrInvalid] and the cause.
+func (e *InvalidError) Unwrap() []error { return []error{ErrInvalid, e.Err} }
+
+// StatusError is an HTTP answer that is not a success. It never holds the body.
+type StatusError struct {
+	StatusCode int
+	// RetryAfter is how long the target asked to be left alone
+	// (RFC 9110, section 10.2.3); zero if it did not say.
+	RetryAfter time.Duration
+}
+
+func (e *StatusError) Error() string {
+	s := strings.TrimSpace(strconv.Itoa(e.StatusCode) + " " + http.StatusText(e.StatusCode))
+	if e.RetryAfter > 0 {
+		s += ", retry after " + e.RetryAfter.String()
+	}
+	return s
+}
+
+// PanicError is a panic in user code: a [Sender], a hook, a transport or a
+// payload's MarshalJSON.
+type PanicError struct {
+	Value any
+	Stack []byte // of the goroutine that panicked
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v\n%s", e.Value, e.Stack) }
+
+// Unwrap returns the panic's value if it is an error.
+func (e *PanicError) Unwrap() error {
+	err, _ := e.Value.(error)
+	return err
+}
+
+// TargetError says why one target was not delivered to.
+type TargetError struct {
+	Target   string
+	Outcome  Outcome
+	Attempts int   // attempts made
+	Reason   error // why no further attempt was made; never nil
+	Err      error // what the last attempt met; nil if there was none
+}
+
+// Error reads like "crm: attempts exhausted (3): 503 Service Unavailable".
+func (e *TargetError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %v", e.Target, e.Reason)
+	if e.Attempts > 0 {
+		fmt.Fprintf(&b, " (%d)", e.Attempts)
+	}
+	if e.Err != nil {
+		fmt.Fprintf(&b, ": %v", e.Err)
+	}
+	if e.Outcome == Unknown {
+		b.WriteString("; it may have taken effect")
+	}
+	return b.String()
+}
+
+// Unwrap returns Reason and, if there was an attempt, Err.
+func (e *TargetError) Unwrap() []error {
+	if e.Err == nil {
+		return []error{e.Reason}
+	}
+	return []error{e.Reason, e.Err}
+}
+
+// DispatchError joins the failures of a dispatch's required targets.
+type DispatchError struct {
+	DispatchID string
+	Targets    int            // targets of the dispatch, optional ones included
+	Failures   []*TargetError // in definition order; at least one
+}
+
+// Error is one line: how many targets failed, and why each did.
+func (e *DispatchError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "fanout: %d of %d targets failed", len(e.Failures), e.Targets)
+	for i, f := range e.Failures {
+		sep := "; "
+		if i == 0 {
+			sep = ": "
+		}
+		b.WriteString(sep + f.Error())
+	}
+	return b.String()
+}
+
+// Unwrap returns Failures.
+func (e *DispatchError) Unwrap() []error {
+	errs := make([]error, len(e.Failures))
+	for i, f := range e.Failures {
+		errs[i] = f
+	}
+	return errs
+}

@@ -1,0 +1,57 @@
+package fanout
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+)
+
+// refusedHeaders are the connection's and this library's own.
+var refusedHeaders = map[string]bool{
+	"Connection": true, "Content-Length": true, "Host": true, "Keep-Alive": true, "Proxy-Connection": true,
+	"Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true,
+	"Idempotency-Key": true, CorrelationHeader: true, RequestIDHeader: true,
+}
+
+// checkHeader names the header at fault and never shows a value.
+func checkHeader(h http.Header) error {
+	for name, values := range h {
+		if !validFieldName(name) {
+			return fmt.Errorf("%q is not a header name", name)
+		}
+		if refusedHeaders[http.CanonicalHeaderKey(name)] {
+			return fmt.Errorf("%s is set by the library or the connection", name)
+		}
+		for _, v := range values {
+			if !validFieldValue(v) {
+				return fmt.Errorf("%s: %w", name, errFieldValue)
+			}
+		}
+	}
+	return nil
+}
+
+var errFieldValue = errors.New("value has a control character")
+
+// validFieldName follows RFC 9110, section 5.6.2: a token.
+func validFieldName(name string) bool {
+	for i := range len(name) {
+		c := name[i]
+		letterOrDigit := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+		if !letterOrDigit && strings.IndexByte("!#$%&'*+-.^_`|~", c) < 0 {
+			return false
+		}
+	}
+	return name != ""
+}
+
+// validFieldValue follows RFC 9110, section 5.5.
+func validFieldValue(value string) bool {
+	for i := range len(value) {
+		if c := value[i]; (c < ' ' && c != '\t') || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,107 @@
+package fanout
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"net/http"
+	"strings"
+)
+
+// Idempotency says how a target is told that two attempts are the same
+// operation. Every delivery has one key: the same on all its attempts, and
+// unlike that of any other target or dispatch. HTTP targets get it in a header,
+// as the IETF draft "The Idempotency-Key HTTP Header Field" describes; a
+// [Sender] finds it in [Request.IdempotencyKey].
+//
+// For a keyed request a 409 means that an earlier attempt is still being worked
+// on, and is retried; a 422 means that the key was used for something else, and
+// is not.
+type Idempotency struct {
+	// Header is the name of the header. Default "Idempotency-Key"; "-" sends
+	// none, and then POST and PATCH are retried only where nothing can have
+	// reached the target.
+	Header string
+	// Format of the header's value. Default [KeyPlain].
+	Format KeyFormat
+}
+
+// KeyFormat is how an idempotency key is written in its header.
+type KeyFormat string
+
+const (
+	// KeyPlain writes the key as it is, which most APIs expect.
+	KeyPlain KeyFormat = "plain"
+	// KeyStructured writes it as a Structured Field string (RFC 9651), in
+	// quotes, which the IETF draft asks for.
+	KeyStructured KeyFormat = "structured"
+)
+
+func (i Idempotency) over(base Idempotency) Idempotency {
+	return Idempotency{Header: cmp.Or(i.Header, base.Header), Format: cmp.Or(i.Format, base.Format)}
+}
+
+func (i Idempotency) withDefaults() Idempotency {
+	return i.over(Idempotency{Header: "Idempotency-Key", Format: KeyPlain})
+}
+
+func (i Idempotency) check() error {
+	switch {
+	case i.Header != "" && i.Header != "-" && !validFieldName(i.Header):
+		return invalid("Idempotency.Header", "%q is not a header name", i.Header)
+	case i.Format != "" && i.Format != KeyPlain && i.Format != KeyStructured:
+		return invalid("Idempotency.Format", "%q is neither %q nor %q", i.Format, KeyPlain, KeyStructured)
+	}
+	return nil
+}
+
+// off reports whether no key is sent.
+func (i Idempotency) off() bool { return i.Header == "-" }
+
+func (i Idempotency) write(h http.Header, key string) {
+	if i.off() {
+		return
+	}
+	if i.Format == KeyStructured {
+		key = `"` + structuredEscaper.Replace(key) + `"`
+	}
+	h[http.CanonicalHeaderKey(i.Header)] = []string{key}
+}
+
+var structuredEscaper = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
+
+const maxKey = 128
+
+var errKey = errors.New("must be 1 to 128 visible ASCII characters")
+
+func validKey(key string) bool {
+	if key == "" || len(key) > maxKey {
+		return false
+	}
+	for i := range len(key) {
+		if key[i] <= ' ' || key[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// keySuffix tells the keys of one dispatch apart. It is the target's name where
+// that can stand in a header, for whoever reads the logs, else its hash.
+func keySuffix(name string) string {
+	if len(name) <= 64 && validKey(name) {
+		return ":" + name
+	}
+	sum := sha256.Sum256([]byte(name))
+	return ":" + hex.EncodeToString(sum[:16])
+}
+
+// idempotentMethod follows RFC 9110, section 9.2.2.
+func idempotentMethod(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
+		return true
+	}
+	return false
+}

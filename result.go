@@ -1,0 +1,152 @@
+package fanout
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+)
+
+// Outcome is what became of one target in a dispatch. The zero value is invalid.
+type Outcome uint8
+
+const (
+	// Delivered: the target accepted the payload.
+	Delivered Outcome = iota + 1
+	// Failed: the target said no, or was never reached.
+	Failed
+	// Unknown: at least one attempt was sent and not answered, and none
+	// succeeded, so it may have taken effect. For a payment the difference
+	// between Failed and Unknown is money.
+	Unknown
+	// Rejected: nothing was sent, because of bad input, an open circuit, a full
+	// bulkhead, a rate limit, a closed dispatcher or a context that had ended.
+	Rejected
+)
+
+var outcomeNames = [...]string{Delivered: "delivered", Failed: "failed", Unknown: "unknown", Rejected: "rejected"}
+
+// String returns the outcome in lower case.
+func (o Outcome) String() string {
+	if o == 0 || int(o) >= len(outcomeNames) {
+		return fmt.Sprintf("Outcome(%d)", uint8(o))
+	}
+	return outcomeNames[o]
+}
+
+// MarshalText makes an outcome readable in JSON.
+func (o Outcome) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (o *Outcome) UnmarshalText(text []byte) error {
+	i := slices.Index(outcomeNames[1:], string(text))
+	if i < 0 {
+		return fmt.Errorf("fanout: no outcome is called %q", text)
+	}
+	*o = Outcome(i + 1)
+	return nil
+}
+
+// Results holds one entry for every target of a dispatch, by target name.
+type Results map[string]Result
+
+// Result is what became of one target.
+type Result struct {
+	Target  string
+	Outcome Outcome
+	// Optional is copied from the [Target]: its failure is not in [Results.Err].
+	Optional bool
+	position int32
+
+	// Response is the last answer seen, nil if there was none. Its body is nil
+	// if it could not be read whole.
+	Response *Response
+	// Err is nil if Outcome is Delivered, and a [*TargetError] otherwise.
+	Err error
+	// Attempts are all tries on the wire, the first one first.
+	Attempts []Attempt
+	// Duration is the whole delivery's, waits included.
+	Duration       time.Duration
+	DispatchID     string
+	IdempotencyKey string // empty if the target takes none
+}
+
+// Attempt is one try on the wire.
+type Attempt struct {
+	RequestID  string // sent as X-Request-ID
+	Start      time.Time
+	Duration   time.Duration // from leaving the queues to the answer's last byte
+	StatusCode int           // zero if no answer was seen
+	Err        error         // nil if the attempt delivered
+}
+
+// Response is a target's answer, read whole and closed.
+type Response struct {
+	StatusCode int         // zero from a [Sender] that has none
+	Header     http.Header // nil from a [Sender] that has none
+	Body       []byte
+}
+
+// Err joins the failures of the required targets, in definition order, as a
+// [*DispatchError]; it is nil if there are none.
+func (r Results) Err() error {
+	var failed []Result
+	for _, res := range r {
+		if res.Err != nil && !res.Optional {
+			failed = append(failed, res)
+		}
+	}
+	if len(failed) == 0 {
+		return nil
+	}
+	slices.SortFunc(failed, byPosition)
+	e := &DispatchError{DispatchID: failed[0].DispatchID, Targets: len(r)}
+	for _, res := range failed {
+		e.Failures = append(e.Failures, res.targetError())
+	}
+	return e
+}
+
+// Sorted returns the results in definition order.
+func (r Results) Sorted() []Result {
+	all := make([]Result, 0, len(r))
+	for _, res := range r {
+		all = append(all, res)
+	}
+	slices.SortFunc(all, byPosition)
+	return all
+}
+
+func byPosition(a, b Result) int {
+	return cmp.Or(cmp.Compare(a.position, b.position), cmp.Compare(a.Target, b.Target))
+}
+
+func (r Result) targetError() *TargetError {
+	if e, ok := r.Err.(*TargetError); ok {
+		return e
+	}
+	return &TargetError{Target: r.Target, Outcome: r.Outcome, Reason: r.Err}
+}
+
+// Decode reads the JSON answer of a delivered target into a T:
+//
+//	contact, err := fanout.Decode[Contact](results["crm"])
+//
+// If the target was not delivered to, the error is the result's own.
+func Decode[T any](r Result) (T, error) {
+	var v T
+	switch {
+	case r.Err != nil:
+		return v, r.Err
+	case r.Outcome == 0:
+		return v, fmt.Errorf("fanout: no such target in the results")
+	case r.Response == nil || len(r.Response.Body) == 0:
+		return v, fmt.Errorf("fanout: %s: answer has no body", r.Target)
+	}
+	if err := json.Unmarshal(r.Response.Body, &v); err != nil {
+		return v, fmt.Errorf("fanout: %s: answer is not the JSON expected: %w", r.Target, err)
+	}
+	return v, nil
+}

@@ -1,0 +1,191 @@
+package fanout
+
+import (
+	"cmp"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+)
+
+// Retry says when a failed attempt is followed by another, and after what wait.
+//
+// Failures to connect, timeouts, broken answers and the [Retry.Statuses] are
+// retried; certificate errors and other statuses are not. Where the request may
+// have reached the target, it is retried only if its method is idempotent
+// (RFC 9110, section 9.2.2) or it carries an idempotency key.
+//
+// The wait grows exponentially from InitialBackoff to MaxBackoff, with jitter.
+// A Retry-After header is waited for in full and then a little longer; one that
+// does not fit into the time left ends the delivery at once.
+type Retry struct {
+	// MaxAttempts counts all attempts, the first included. Default 3; 1 switches
+	// retries off; negative is refused.
+	MaxAttempts int
+	// InitialBackoff is the first wait before jitter. Default 100 ms; negative
+	// is refused.
+	InitialBackoff time.Duration
+	// MaxBackoff caps every wait, jitter included, but for a Retry-After.
+	// Default 20 s; negative is refused.
+	MaxBackoff time.Duration
+	// Multiplier is the growth from one wait to the next, at least 1. Default 2.
+	Multiplier float64
+	// Jitter spreads a wait w evenly over w·(1-Jitter) to w·(1+Jitter), at
+	// most 1. Default 0.5; negative means no jitter.
+	Jitter float64
+	// ThrottledBackoff is the least first wait, before jitter, after a 429 or
+	// 503 without a Retry-After. Default 1 s; negative means no difference.
+	ThrottledBackoff time.Duration
+	// Statuses are the HTTP statuses worth a retry. Default 408, 425, 429, 500,
+	// 502, 503 and 504; not nil and empty means none.
+	Statuses []int
+	// Budget bounds the retries to a target over all dispatches: a bucket of
+	// this many tokens, full at first; a retry takes one. Default 10; negative
+	// means no bound.
+	Budget float64
+	// BudgetRefill is what a success puts back into the bucket, so that retries
+	// add at most this share to the load. Default 0.1; negative means nothing.
+	BudgetRefill float64
+}
+
+var defaultStatuses = []int{408, 425, 429, 500, 502, 503, 504}
+
+func (r Retry) over(base Retry) Retry {
+	statuses := r.Statuses
+	if statuses == nil {
+		statuses = base.Statuses
+	}
+	return Retry{
+		MaxAttempts:      cmp.Or(r.MaxAttempts, base.MaxAttempts),
+		InitialBackoff:   cmp.Or(r.InitialBackoff, base.InitialBackoff),
+		MaxBackoff:       cmp.Or(r.MaxBackoff, base.MaxBackoff),
+		Multiplier:       cmp.Or(r.Multiplier, base.Multiplier),
+		Jitter:           cmp.Or(r.Jitter, base.Jitter),
+		ThrottledBackoff: cmp.Or(r.ThrottledBackoff, base.ThrottledBackoff),
+		Statuses:         slices.Clone(statuses),
+		Budget:           cmp.Or(r.Budget, base.Budget),
+		BudgetRefill:     cmp.Or(r.BudgetRefill, base.BudgetRefill),
+	}
+}
+
+func (r Retry) withDefaults() Retry {
+	r = r.over(Retry{MaxAttempts: 3, MaxBackoff: 20 * time.Second, Multiplier: 2, Jitter: 0.5,
+		ThrottledBackoff: time.Second, Statuses: defaultStatuses, Budget: 10, BudgetRefill: 0.1})
+	if r.InitialBackoff == 0 {
+		r.InitialBackoff = min(100*time.Millisecond, r.MaxBackoff)
+	}
+	return r
+}
+
+func (r Retry) check() error {
+	errs := []error{
+		notNegative("Retry.MaxAttempts", r.MaxAttempts),
+		notNegative("Retry.InitialBackoff", r.InitialBackoff),
+		notNegative("Retry.MaxBackoff", r.MaxBackoff),
+		finite("Retry.Multiplier", r.Multiplier),
+		finite("Retry.Jitter", r.Jitter),
+		finite("Retry.Budget", r.Budget),
+		finite("Retry.BudgetRefill", r.BudgetRefill),
+	}
+	if r.MaxBackoff > 0 && r.InitialBackoff > r.MaxBackoff {
+		errs = append(errs, invalid("Retry.InitialBackoff", "%v is more than MaxBackoff, %v", r.InitialBackoff, r.MaxBackoff))
+	}
+	if r.Multiplier != 0 && r.Multiplier < 1 {
+		errs = append(errs, invalid("Retry.Multiplier", "%v is less than 1", r.Multiplier))
+	}
+	if r.Jitter > 1 {
+		errs = append(errs, invalid("Retry.Jitter", "%v is more than 1", r.Jitter))
+	}
+	if r.Budget > 0 && r.Budget < 1 {
+		errs = append(errs, invalid("Retry.Budget", "%v is less than one retry", r.Budget))
+	}
+	for _, s := range r.Statuses {
+		if s < 300 || s > 599 {
+			errs = append(errs, invalid("Retry.Statuses", "%d is not a status of failure", s))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// schedule is the waits of one delivery. The zero value is before its first.
+type schedule struct{ waits *backoff.ExponentialBackOff }
+
+// next is the wait before the next attempt, never shorter than hint.
+func (s *schedule) next(r *Retry, throttled bool, hint time.Duration) time.Duration {
+	if s.waits == nil {
+		s.waits = &backoff.ExponentialBackOff{
+			InitialInterval:     r.InitialBackoff,
+			RandomizationFactor: max(0, r.Jitter),
+			Multiplier:          r.Multiplier,
+			MaxInterval:         r.MaxBackoff,
+			Stop:                backoff.Stop,
+			Clock:               backoff.SystemClock,
+		}
+		if throttled {
+			s.waits.InitialInterval = min(max(r.InitialBackoff, r.ThrottledBackoff), r.MaxBackoff)
+		}
+		s.waits.Reset()
+	}
+	wait := min(s.waits.NextBackOff(), r.MaxBackoff)
+	if hint <= 0 {
+		return wait
+	}
+	spread := max(wait, hint/10)
+	return saturatingAdd(hint, rand.N(spread+1))
+}
+
+func saturatingAdd(a, b time.Duration) time.Duration {
+	if sum := a + b; sum >= a {
+		return sum
+	}
+	return 1<<63 - 1
+}
+
+// budget is the bucket of tokens that a target's retries are paid from.
+type budget struct {
+	mu     sync.Mutex
+	tokens float64
+	size   float64
+	refill float64
+}
+
+func newBudget(r Retry) *budget {
+	if r.Budget < 0 {
+		return nil
+	}
+	return &budget{tokens: r.Budget, size: r.Budget, refill: max(0, r.BudgetRefill)}
+}
+
+func (b *budget) take() bool {
+	if b == nil {
+		return true
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.tokens < 1 {
+		return false
+	}
+	b.tokens--
+	return true
+}
+
+// giveBack returns the token of a retry that was never sent.
+func (b *budget) giveBack() { b.add(1) }
+
+func (b *budget) success() {
+	if b != nil {
+		b.add(b.refill)
+	}
+}
+
+func (b *budget) add(tokens float64) {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.tokens = min(b.size, b.tokens+tokens)
+}

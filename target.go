@@ -1,0 +1,205 @@
+package fanout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Target is one target API definition. It is plain data where it can be, and
+// is copied: changing it after it was given to [New] or [ToTargets] has no
+// effect.
+type Target struct {
+	// Name identifies the target in results, logs and errors, and is what its
+	// breaker, bulkhead, rate limit and retry budget are kept under. 1 to 128
+	// bytes without control characters, unique within a dispatch.
+	Name string
+
+	// URL of an HTTP target, http or https, without userinfo or fragment.
+	// Exactly one of URL and Sender must be set.
+	URL string
+	// Method, in upper case. Default POST. GET and HEAD send no body.
+	Method string
+	// Header is sent with every request. Headers that belong to the connection
+	// or to this library, such as Content-Length and the idempotency key's, are
+	// refused.
+	Header http.Header
+	// Auth adds credentials to every attempt. Default none.
+	Auth Authenticator
+	// Transport carries this target's requests. Default [Config.Transport]. It
+	// must not follow redirects or retry by itself.
+	Transport http.RoundTripper
+
+	// Sender carries the payload to a target that is not a URL.
+	Sender Sender
+
+	// Prepare shapes this target's request, once per delivery. An error ends the
+	// delivery as [Rejected]. Default: the payload as it is.
+	Prepare func(context.Context, *Request) error
+	// Classify judges a complete answer: nil is delivered, whatever the status;
+	// an error is the target's no, retried unless it is [Permanent]. It must not
+	// change the answer. Default: [Response.Err].
+	Classify func(*Response) error
+
+	// Optional keeps this target's failure out of [Results.Err].
+	Optional bool
+
+	Policy
+}
+
+// target is a definition made ready: checked, copied, with its policy resolved
+// and its gates at hand.
+type target struct {
+	Target
+	policy    Policy
+	keySuffix string
+	endpoint  *endpoint // nil for a Sender
+	gates     *gates
+}
+
+// compile checks a definition and makes it ready, all but its gates.
+func compile(def Target, position int, defaults Policy, transport http.RoundTripper) (*target, error) {
+	t, err := compileUnnamed(def, defaults, transport)
+	if err != nil && def.Name == "" {
+		return nil, errorIn(fmt.Sprintf("#%d", position+1), err)
+	}
+	return t, errorIn(def.Name, err)
+}
+
+func compileUnnamed(def Target, defaults Policy, transport http.RoundTripper) (*target, error) {
+	if err := def.check(); err != nil {
+		return nil, err
+	}
+	policy := def.Policy.over(defaults)
+	if err := policy.check(); err != nil {
+		return nil, err
+	}
+	t := &target{Target: def, policy: policy.withDefaults(), keySuffix: keySuffix(def.Name)}
+	if def.Sender == nil {
+		endpoint, err := newEndpoint(&def, t.policy, transport)
+		if err != nil {
+			return nil, err
+		}
+		t.endpoint = endpoint
+	}
+	return t, nil
+}
+
+func (def *Target) check() error {
+	if err := checkName(def.Name); err != nil {
+		return &InvalidError{Field: "Name", Err: err}
+	}
+	switch {
+	case def.URL == "" && def.Sender == nil:
+		return invalid("URL", "neither URL nor Sender is set")
+	case def.URL != "" && def.Sender != nil:
+		return invalid("Sender", "set together with URL")
+	case def.Sender != nil && (def.Method != "" || def.Header != nil || def.Auth != nil || def.Transport != nil):
+		return invalid("Sender", "set together with Method, Header, Auth or Transport, which are for a URL")
+	}
+	return nil
+}
+
+func checkName(name string) error {
+	switch {
+	case name == "":
+		return errors.New("empty")
+	case len(name) > 128:
+		return errors.New("longer than 128 bytes")
+	case !utf8.ValidString(name):
+		return errors.New("not UTF-8")
+	case strings.ContainsFunc(name, unicode.IsControl):
+		return errors.New("has a control character")
+	}
+	return nil
+}
+
+// keyed reports whether the target is told the idempotency key.
+func (t *target) keyed() bool { return !t.policy.Idempotency.off() }
+
+// repeatable reports whether a request that may have arrived can be sent again.
+func (t *target) repeatable() bool {
+	return t.keyed() || (t.endpoint != nil && idempotentMethod(t.endpoint.method))
+}
+
+// sender is ready to make one attempt: whatever can fail before anything is
+// sent has been done.
+func (t *target) sender(ctx context.Context, r *Request) (func() (*Response, error), error) {
+	if t.endpoint != nil {
+		return t.endpoint.sender(ctx, r)
+	}
+	own := *r
+	own.Header = r.Header.Clone()
+	return func() (*Response, error) { return t.Sender.Send(ctx, &own) }, nil
+}
+
+func (t *target) checkPrepared(r *Request) error {
+	var err error
+	switch {
+	case t.endpoint != nil && r.URL == nil:
+		err = invalid("Prepare", "URL removed")
+	case t.endpoint != nil:
+		err = errors.Join(checkURL(r.URL), wrapInvalid("Header", checkHeader(r.Header)))
+	}
+	if err == nil && !validFieldValue(r.ContentType) {
+		err = invalid("ContentType", "not a header value")
+	}
+	return errorIn(t.Name, err)
+}
+
+func wrapInvalid(field string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &InvalidError{Field: field, Err: err}
+}
+
+// errorIn names the target in every InvalidError that err holds.
+func errorIn(name string, err error) error {
+	return mapInvalid(err, func(e *InvalidError) { e.Target = name })
+}
+
+// mapInvalid returns err with change made to copies of all its InvalidErrors.
+func mapInvalid(err error, change func(*InvalidError)) error {
+	switch e := err.(type) {
+	case *InvalidError:
+		changed := *e
+		change(&changed)
+		return &changed
+	case interface{ Unwrap() []error }:
+		var all []error
+		for _, inner := range e.Unwrap() {
+			all = append(all, mapInvalid(inner, change))
+		}
+		return errors.Join(all...)
+	}
+	return err
+}
+
+func parseURL(raw string) (*url.URL, error) {
+	u, err := url.Parse(raw)
+	if err != nil {
+		// url.Parse quotes the URL, which may hold a secret.
+		return nil, invalid("URL", "cannot be parsed (not shown, as it may hold a secret)")
+	}
+	return u, checkURL(u)
+}
+
+func checkURL(u *url.URL) error {
+	switch {
+	case u.User != nil:
+		return invalid("URL", "has userinfo: use Auth or a header")
+	case u.Scheme != "http" && u.Scheme != "https":
+		return invalid("URL", "scheme is neither http nor https")
+	case u.Hostname() == "":
+		return invalid("URL", "no host")
+	case u.Fragment != "":
+		return invalid("URL", "has a fragment, which is never sent")
+	}
+	return nil
+}

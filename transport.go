@@ -1,0 +1,89 @@
+package fanout
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"sync/atomic"
+	"time"
+)
+
+// newTransport is the transport of a dispatcher that was given none. It is its
+// own: nobody else's settings, cookies or idle connections.
+func newTransport() *http.Transport {
+	dialer := &net.Dialer{Timeout: 3 * time.Second, KeepAlive: 30 * time.Second}
+	return &http.Transport{
+		Proxy: http.ProxyFromEnvironment,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := dialer.DialContext(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return &countedConn{Conn: conn}, nil
+		},
+		ForceAttemptHTTP2:      true,
+		MaxIdleConnsPerHost:    64,
+		IdleConnTimeout:        90 * time.Second,
+		TLSHandshakeTimeout:    10 * time.Second,
+		ExpectContinueTimeout:  time.Second,
+		MaxResponseHeaderBytes: 64 << 10,
+	}
+}
+
+// countedConn knows how many bytes were written to it, which tells a request
+// that died before it was sent from one that died after.
+type countedConn struct {
+	net.Conn
+	written atomic.Int64
+}
+
+func (c *countedConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.written.Add(int64(n))
+	return n, err
+}
+
+// sight is what an attempt was seen to do on the wire.
+type sight struct {
+	connected atomic.Bool
+	conn      atomic.Pointer[countedConn] // nil under a transport that is not ours
+	before    atomic.Int64                // bytes written to conn for earlier requests
+}
+
+// watch adds to whatever trace the caller's context has. The transport's
+// goroutines may report after RoundTrip has returned, hence the atomics.
+func watch(req *http.Request) (*http.Request, *sight) {
+	s := &sight{}
+	trace := &httptrace.ClientTrace{GotConn: s.gotConn}
+	return req.WithContext(httptrace.WithClientTrace(req.Context(), trace)), s
+}
+
+func (s *sight) gotConn(info httptrace.GotConnInfo) {
+	if conn := counted(info.Conn); conn != nil {
+		s.before.Store(conn.written.Load())
+		s.conn.Store(conn)
+	}
+	s.connected.Store(true)
+}
+
+// counted looks below TLS.
+func counted(conn net.Conn) *countedConn {
+	if tls, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = tls.NetConn()
+	}
+	c, _ := conn.(*countedConn)
+	return c
+}
+
+// nothingSent reports whether not a byte of the request can have left.
+func (s *sight) nothingSent() bool {
+	if s == nil {
+		return false
+	}
+	if !s.connected.Load() {
+		return true
+	}
+	conn := s.conn.Load()
+	return conn != nil && conn.written.Load() == s.before.Load()
+}
