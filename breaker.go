@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
@@ -101,20 +102,26 @@ var errUnhealthy, errNoVote = errors.New("unhealthy"), errors.New("no vote")
 // breaker is the gate of a [Breaker]; nil lets everything through.
 type breaker struct {
 	circuit *gobreaker.TwoStepCircuitBreaker[struct{}]
+	tripped atomic.Bool // not closed: spares the closed breaker a lock per look
 }
 
 func newBreaker(b Breaker) *breaker {
 	if b.OpenFor < 0 || (b.ConsecutiveFailures < 0 && b.FailureRatio < 0) {
 		return nil
 	}
-	return &breaker{gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
+	gate := &breaker{}
+	gate.circuit = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 		MaxRequests:  uint32(b.Probes),
 		Interval:     b.Window,
 		BucketPeriod: max(1, b.Window/10),
 		Timeout:      b.OpenFor + rand.N(b.OpenFor/10+1),
 		ReadyToTrip:  b.trips,
 		IsExcluded:   func(err error) bool { return err == errNoVote },
-	})}
+		OnStateChange: func(_ string, _, to gobreaker.State) {
+			gate.tripped.Store(to != gobreaker.StateClosed)
+		},
+	})
+	return gate
 }
 
 // trips decides on ended calls only: Counts.Requests includes those under way.
@@ -127,7 +134,7 @@ func (b Breaker) trips(c gobreaker.Counts) bool {
 }
 
 func (b *breaker) state() BreakerState {
-	if b == nil {
+	if b == nil || !b.tripped.Load() {
 		return BreakerClosed
 	}
 	switch b.circuit.State() {
@@ -142,22 +149,27 @@ func (b *breaker) state() BreakerState {
 
 // admit asks for leave to send. The caller must report every admitted attempt,
 // or a half-open breaker would wait for its probe for ever.
-func (b *breaker) admit() (report func(vote), err error) {
+func (b *breaker) admit() (admission, error) {
 	if b == nil {
-		return func(vote) {}, nil
+		return admission{func(error) {}}, nil
 	}
 	done, err := b.circuit.Allow()
 	if err != nil {
-		return nil, ErrBreakerOpen
+		return admission{}, ErrBreakerOpen
 	}
-	return func(v vote) {
-		switch v {
-		case healthy:
-			done(nil)
-		case unhealthy:
-			done(errUnhealthy)
-		default:
-			done(errNoVote)
-		}
-	}, nil
+	return admission{done}, nil
+}
+
+// admission is leave to send one attempt.
+type admission struct{ done func(error) }
+
+func (a admission) report(v vote) {
+	switch v {
+	case healthy:
+		a.done(nil)
+	case unhealthy:
+		a.done(errUnhealthy)
+	default:
+		a.done(errNoVote)
+	}
 }

@@ -152,7 +152,7 @@ func classifyError(t *target, err error) verdict {
 
 // cutShortBy amends the verdict on an attempt that ended with a context: the
 // caller's end says nothing about the target, a timeout does.
-func (v verdict) cutShortBy(caller, total, attempt context.Context) verdict {
+func (v *verdict) cutShortBy(caller, total, attempt context.Context) {
 	switch {
 	case attempt.Err() == nil, v.reach == delivered, v.reach == refused:
 	case caller.Err() != nil:
@@ -160,7 +160,6 @@ func (v verdict) cutShortBy(caller, total, attempt context.Context) verdict {
 	case total.Err() == nil:
 		v.err = fmt.Errorf("%w: %w", ErrAttemptTimeout, v.err)
 	}
-	return v
 }
 
 // parseRetryAfter reads both forms of RFC 9110, section 10.2.3: seconds and an

@@ -11,15 +11,19 @@ import (
 // timeouts: one context for the whole, and one for all the first attempts that
 // start with the dispatch, because they did not have to queue.
 type clock struct {
-	timeout, attemptTimeout time.Duration
-	total, first            context.Context
-	cancelTotal, cancel     context.CancelFunc
+	timeout, attemptTimeout  time.Duration
+	total, first             context.Context
+	cancelTotal, cancelFirst context.CancelFunc
 }
 
 func startClock(ctx context.Context, p *Policy) *clock {
 	c := &clock{timeout: p.Timeout, attemptTimeout: p.AttemptTimeout}
 	c.total, c.cancelTotal = withTimeout(ctx, c.timeout)
-	c.first, c.cancel = withTimeout(c.total, c.attemptTimeout)
+	if p.longestAttempt() == c.timeout {
+		c.first, c.cancelFirst = c.total, c.cancelTotal
+	} else {
+		c.first, c.cancelFirst = withTimeout(ctx, c.attemptTimeout)
+	}
 	return c
 }
 
@@ -28,7 +32,7 @@ func (c *clock) fits(p *Policy) bool {
 }
 
 func (c *clock) stop() {
-	c.cancel()
+	c.cancelFirst()
 	c.cancelTotal()
 }
 

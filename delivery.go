@@ -2,7 +2,8 @@ package fanout
 
 import (
 	"context"
-	"runtime/debug"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -12,6 +13,8 @@ type delivery struct {
 	caller  context.Context // as given to Dispatch: its end is the caller's doing
 	clock   *clock
 	request Request // as the latest attempt sends it
+	id      string  // of the first request, and but for its end of all
+	first   exchange
 
 	attempts []Attempt
 	verdict  verdict   // on the latest attempt
@@ -98,19 +101,19 @@ func (dl *delivery) attempt(total context.Context) error {
 	defer gates.bulkhead.leave()
 	dl.queued = dl.queued || waited
 
-	report, err := gates.breaker.admit()
+	admission, err := gates.breaker.admit()
 	if err != nil {
 		return err
 	}
 	health := noVote
-	defer func() { report(health) }()
+	defer func() { admission.report(health) }()
 
 	ctx, cancel := dl.attemptContext(total)
 	defer cancel()
 	if err := dl.send(ctx); err != nil {
 		return err
 	}
-	dl.verdict = dl.verdict.cutShortBy(dl.caller, total, ctx)
+	dl.verdict.cutShortBy(dl.caller, total, ctx)
 	dl.settle()
 	health = dl.verdict.vote
 	return nil
@@ -119,16 +122,14 @@ func (dl *delivery) attempt(total context.Context) error {
 // send builds the request, signs it, sends it, reads the answer and judges it.
 func (dl *delivery) send(ctx context.Context) error {
 	t := dl.target
-	dl.request.Attempt = len(dl.attempts) + 1
-	dl.request.RequestID = requestID(&dl.request, t.keySuffix)
-	send, err := t.sender(ctx, &dl.request)
-	if err != nil {
+	x := dl.nextExchange()
+	if err := t.build(ctx, x, &dl.request); err != nil {
 		return err
 	}
 
 	dl.attempts = append(dl.attempts, Attempt{RequestID: dl.request.RequestID, Start: time.Now()})
 	dl.sending = true
-	response, err := send()
+	response, err := t.send(ctx, x)
 	if response != nil {
 		dl.response = response
 		dl.attempts[len(dl.attempts)-1].StatusCode = response.StatusCode
@@ -139,6 +140,17 @@ func (dl *delivery) send(ctx context.Context) error {
 		dl.verdict = classifyAnswer(t, response)
 	}
 	return nil
+}
+
+// nextExchange numbers the coming attempt.
+func (dl *delivery) nextExchange() *exchange {
+	dl.request.Attempt = len(dl.attempts) + 1
+	if dl.request.Attempt == 1 {
+		dl.request.RequestID = dl.id
+		return &dl.first
+	}
+	dl.request.RequestID = strings.TrimSuffix(dl.id, firstAttempt) + "." + strconv.Itoa(dl.request.Attempt)
+	return &exchange{answer: new(Response)}
 }
 
 // settle writes the verdict into the attempt's record.
@@ -228,8 +240,4 @@ func (dl *delivery) prepare(ctx context.Context) error {
 		return &InvalidError{Target: t.Name, Field: "Prepare", Err: err}
 	}
 	return t.checkPrepared(&dl.request)
-}
-
-func newPanicError(value any) *PanicError {
-	return &PanicError{Value: value, Stack: debug.Stack()}
 }

@@ -3,7 +3,8 @@ package fanout
 import (
 	"context"
 	"errors"
-	"strconv"
+	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -30,6 +31,7 @@ func ToTargets(targets ...Target) Option { return Option{targets: targets} }
 type dispatch struct {
 	deliveries []delivery
 	clocks     []*clock
+	begun      atomic.Int32
 }
 
 // plan checks all there is to check, so that nothing is sent if anything is wrong.
@@ -113,47 +115,64 @@ func (d *Dispatcher) newDispatch(ctx context.Context, targets []*target, m messa
 	if correlationID == "" {
 		correlationID = id
 	}
-	p := &dispatch{deliveries: make([]delivery, len(targets))}
 	inner := ctx
 	if CorrelationID(ctx) != correlationID {
 		inner = WithCorrelationID(ctx, correlationID)
 	}
+	p := &dispatch{deliveries: make([]delivery, len(targets))}
+	attempts, answers, ids := make([]Attempt, len(targets)), make([]Response, len(targets)), requestIDs(id, targets)
 	for i, t := range targets {
 		if t.gates == nil {
 			t.gates = d.gatesOf(t)
 		}
+		length := len(id) + len(t.keySuffix) + len(firstAttempt)
 		dl := &p.deliveries[i]
-		dl.caller = ctx
-		dl.target = t
-		dl.clock = p.clock(inner, &t.policy)
-		dl.request = t.request(id, correlationID, &m)
+		dl.caller, dl.target, dl.clock = ctx, t, p.clock(inner, &t.policy)
+		dl.attempts, dl.first.answer = attempts[i:i:i+1], &answers[i]
+		dl.id, ids = ids[:length], ids[length:]
+		dl.request = m.request(t, id, correlationID, strings.TrimSuffix(dl.id, firstAttempt))
 		dl.result.position = int32(i)
 	}
 	return p
 }
 
-// request is the payload as the target gets it unless its Prepare says otherwise.
-func (t *target) request(id, correlationID string, m *message) Request {
+// firstAttempt ends the ID of a delivery's first request; the next ends in ".2".
+const firstAttempt = ".1"
+
+// requestIDs is one string of the IDs of all first requests. What comes before
+// their end is unique for the delivery, and is its idempotency key.
+func requestIDs(dispatchID string, targets []*target) string {
+	size := 0
+	for _, t := range targets {
+		size += len(dispatchID) + len(t.keySuffix) + len(firstAttempt)
+	}
+	var b strings.Builder
+	b.Grow(size)
+	for _, t := range targets {
+		b.WriteString(dispatchID)
+		b.WriteString(t.keySuffix)
+		b.WriteString(firstAttempt)
+	}
+	return b.String()
+}
+
+// request is the message as a target gets it unless its Prepare says otherwise.
+func (m *message) request(t *target, dispatchID, correlationID, deliveryID string) Request {
 	r := Request{
-		Target: t.Name, DispatchID: id, CorrelationID: correlationID,
+		Target: t.Name, DispatchID: dispatchID, CorrelationID: correlationID,
 		Payload: m.value, Header: m.header, ContentType: m.contentType, Body: m.body,
 	}
-	if t.keyed() {
-		key := m.key
-		if key == "" {
-			key = id
-		}
-		r.IdempotencyKey = key + t.keySuffix
+	switch {
+	case !t.keyed():
+	case m.key != "":
+		r.IdempotencyKey = m.key + t.keySuffix
+	default:
+		r.IdempotencyKey = deliveryID
 	}
 	if t.endpoint != nil {
 		r.Method, r.URL = t.endpoint.method, t.endpoint.url
 	}
 	return r
-}
-
-// requestID tells the attempts of a dispatch apart, and which came when.
-func requestID(r *Request, keySuffix string) string {
-	return r.DispatchID + keySuffix + "." + strconv.Itoa(r.Attempt)
 }
 
 func (p *dispatch) clock(ctx context.Context, policy *Policy) *clock {
@@ -171,12 +190,9 @@ func (p *dispatch) clock(ctx context.Context, policy *Policy) *clock {
 func (p *dispatch) run() Results {
 	defer p.release()
 	var group errgroup.Group
-	for i := range p.deliveries {
-		dl := &p.deliveries[i]
-		group.Go(func() error {
-			dl.run()
-			return nil
-		})
+	runNext := p.runNext
+	for range p.deliveries {
+		group.Go(runNext)
 	}
 	_ = group.Wait()
 	results := make(Results, len(p.deliveries))
@@ -184,6 +200,13 @@ func (p *dispatch) run() Results {
 		results[p.deliveries[i].result.Target] = p.deliveries[i].result
 	}
 	return results
+}
+
+// runNext is one function for all goroutines; each takes the next delivery.
+func (p *dispatch) runNext() error {
+	growStack()
+	p.deliveries[p.begun.Add(1)-1].run()
+	return nil
 }
 
 func (p *dispatch) release() {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -100,10 +102,34 @@ func (e *StatusError) Error() string {
 // payload's MarshalJSON.
 type PanicError struct {
 	Value any
-	Stack []byte // of the goroutine that panicked
+	Stack []byte // of the goroutine that panicked, as runtime/debug.Stack gives it
+	where string
 }
 
-func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v\n%s", e.Value, e.Stack) }
+// newPanicError must be called by the deferred function that recovered value.
+func newPanicError(value any) *PanicError {
+	return &PanicError{Value: value, Stack: debug.Stack(), where: panicSite()}
+}
+
+// Error gives the panic's value and place; the whole stack is in Stack.
+func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v (%s)", e.Value, e.where) }
+
+// panicSite is the innermost frame below the panic that is not the runtime's.
+func panicSite() string {
+	callers := make([]uintptr, 32)
+	frames := runtime.CallersFrames(callers[:runtime.Callers(0, callers)])
+	for panicking := false; ; {
+		frame, more := frames.Next()
+		ofRuntime := strings.HasPrefix(frame.Function, "runtime.")
+		if panicking && !ofRuntime {
+			return fmt.Sprintf("%s:%d", frame.Function, frame.Line)
+		}
+		panicking = panicking || frame.Function == "runtime.gopanic"
+		if !more {
+			return "unknown place"
+		}
+	}
+}
 
 // Unwrap returns the panic's value if it is an error.
 func (e *PanicError) Unwrap() error {

@@ -6,30 +6,36 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
+	"slices"
 )
 
 // endpoint is the fixed part of every request to an HTTP target.
 type endpoint struct {
 	method      string
+	template    *http.Request
 	url         *url.URL
 	header      http.Header
 	auth        Authenticator
 	transport   http.RoundTripper
 	traced      bool // the transport is net/http's and reports what it does
 	idempotency Idempotency
+	keyHeader   string
 	maxBytes    int64
 }
 
 func newEndpoint(def *Target, p Policy, transport http.RoundTripper) (*endpoint, error) {
-	e := &endpoint{method: def.Method, header: canonical(def.Header), auth: def.Auth, transport: def.Transport, idempotency: p.Idempotency, maxBytes: p.MaxResponseBytes}
+	e := &endpoint{method: def.Method, header: canonical(def.Header), auth: def.Auth, transport: def.Transport, idempotency: p.Idempotency, maxBytes: p.MaxResponseBytes,
+		keyHeader: http.CanonicalHeaderKey(p.Idempotency.Header)}
 	if e.method == "" {
 		e.method = http.MethodPost
 	}
 	if !validMethod(e.method) {
 		return nil, invalid("Method", "%q is not a method in upper case that can carry a payload", e.method)
 	}
+	e.template = &http.Request{Method: e.method, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
 	var err error
 	if e.url, err = parseURL(def.URL); err != nil {
 		return nil, err
@@ -37,7 +43,7 @@ func newEndpoint(def *Target, p Policy, transport http.RoundTripper) (*endpoint,
 	if err := checkHeader(def.Header); err != nil {
 		return nil, &InvalidError{Field: "Header", Err: err}
 	}
-	if _, taken := e.header[http.CanonicalHeaderKey(p.Idempotency.Header)]; taken {
+	if _, taken := e.header[e.keyHeader]; taken {
 		return nil, invalid("Header", "%s is the idempotency key's, which differs for each dispatch", p.Idempotency.Header)
 	}
 	if e.transport == nil {
@@ -56,51 +62,66 @@ func validMethod(method string) bool {
 	return validFieldName(method) && method != http.MethodConnect
 }
 
-// sender builds and signs the request of one attempt.
-func (e *endpoint) sender(ctx context.Context, r *Request) (func() (*Response, error), error) {
-	req := e.newRequest(ctx, r)
-	if e.auth != nil {
-		if err := e.auth.Authenticate(ctx, req); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrAuth, err)
-		}
-	}
-	return func() (*Response, error) { return e.roundTrip(req) }, nil
+// exchange is one attempt's request. A transport may hold on to it after it
+// answered, so that none is used twice.
+type exchange struct {
+	request http.Request
+	body    bytes.Reader
+	values  [4]string // of the headers set for each attempt
+	sight   sight
+	answer  *Response // outlives the rest: it is in the result
+	own     *Request  // what a Sender gets instead
 }
 
-// newRequest never sets GetBody, and always a Body. Otherwise net/http would by
-// itself repeat a request that met a dead connection: an attempt nobody sees.
-func (e *endpoint) newRequest(ctx context.Context, r *Request) *http.Request {
-	req := (&http.Request{
-		Method: e.method, URL: r.URL, Host: r.URL.Host, Header: e.requestHeader(r),
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-	}).WithContext(ctx)
+// build makes and signs the request. It never sets GetBody, and always a Body:
+// otherwise net/http would by itself repeat a request that met a dead
+// connection, an attempt nobody sees.
+func (e *endpoint) build(ctx context.Context, x *exchange, r *Request) error {
+	if e.traced {
+		ctx = x.sight.watch(ctx)
+	}
 	body := r.Body
 	if e.method == http.MethodGet || e.method == http.MethodHead {
 		body = nil
 	}
-	// net/http sends a body in one packet with the header if it is this type.
-	req.Body = io.NopCloser(bytes.NewReader(body))
-	req.ContentLength = int64(len(body))
+	x.request = *e.template.WithContext(ctx)
+	x.request.URL, x.request.Host = r.URL, r.URL.Host
+	x.request.Header = e.requestHeader(x, r, len(body) > 0)
+	x.request.ContentLength = int64(len(body))
+	x.body.Reset(body)
+	// With this type net/http sends the body in one packet with the header.
+	x.request.Body = io.NopCloser(&x.body)
 	if len(body) == 0 {
-		req.TransferEncoding = []string{"identity"} // not chunked
+		x.request.TransferEncoding = identity
 	}
-	return req
+	if e.auth == nil {
+		return nil
+	}
+	if err := e.auth.Authenticate(ctx, &x.request); err != nil {
+		return fmt.Errorf("%w: %w", ErrAuth, err)
+	}
+	return nil
 }
 
-func (e *endpoint) requestHeader(r *Request) http.Header {
-	h := make(http.Header, len(e.header)+len(r.Header)+4)
+var identity = []string{"identity"} // no body, rather than an empty chunked one
+
+func (e *endpoint) requestHeader(x *exchange, r *Request, hasBody bool) http.Header {
+	h := make(http.Header, len(e.header)+len(r.Header)+len(x.values))
 	for name, values := range e.header {
 		h[name] = values
 	}
 	for name, values := range r.Header {
 		h[http.CanonicalHeaderKey(name)] = values
 	}
-	if r.ContentType != "" && len(r.Body) > 0 {
-		h["Content-Type"] = []string{r.ContentType}
+	x.values = [4]string{r.CorrelationID, r.RequestID, r.ContentType, e.idempotency.value(r.IdempotencyKey)}
+	h[CorrelationHeader] = x.values[0:1:1]
+	h[RequestIDHeader] = x.values[1:2:2]
+	if hasBody && r.ContentType != "" {
+		h["Content-Type"] = x.values[2:3:3]
 	}
-	h[CorrelationHeader] = []string{r.CorrelationID}
-	h[RequestIDHeader] = []string{r.RequestID}
-	e.idempotency.write(h, r.IdempotencyKey)
+	if !e.idempotency.off() {
+		h[e.keyHeader] = x.values[3:4:4]
+	}
 	return h
 }
 
@@ -114,14 +135,10 @@ func canonical(h http.Header) http.Header {
 }
 
 // roundTrip does not follow redirects: body, key and signature stay home.
-func (e *endpoint) roundTrip(req *http.Request) (*Response, error) {
-	var seen *sight
-	if e.traced {
-		req, seen = watch(req)
-	}
-	resp, err := e.transport.RoundTrip(req)
+func (e *endpoint) roundTrip(x *exchange) (*Response, error) {
+	resp, err := e.transport.RoundTrip(&x.request)
 	switch {
-	case err != nil && seen.nothingSent():
+	case err != nil && e.traced && x.sight.nothingSent():
 		return nil, NotSent(err)
 	case err != nil:
 		return nil, err
@@ -129,11 +146,11 @@ func (e *endpoint) roundTrip(req *http.Request) (*Response, error) {
 		return nil, errors.New("the transport returned neither answer nor error")
 	}
 	body, err := readBody(resp, e.maxBytes)
-	answer := &Response{StatusCode: resp.StatusCode, Header: resp.Header, Body: body}
+	*x.answer = Response{StatusCode: resp.StatusCode, Header: resp.Header, Body: body}
 	if resp.StatusCode/100 == 2 {
-		return answer, err
+		return x.answer, err
 	}
-	return answer, nil // the status says no; its body would only explain
+	return x.answer, nil // the status says no; its body would only explain
 }
 
 // readBody reads a body to its end, so that the connection can be used again,
@@ -143,21 +160,30 @@ func readBody(resp *http.Response, limit int64) ([]byte, error) {
 		return nil, nil
 	}
 	defer resp.Body.Close()
+	if resp.Body == http.NoBody {
+		return nil, nil
+	}
 	if limit < 0 {
-		return io.ReadAll(resp.Body)
+		limit = math.MaxInt64
 	}
 	if resp.ContentLength > limit {
 		return nil, fmt.Errorf("%w: %d bytes, limit %d", ErrResponseTooLarge, resp.ContentLength, limit)
 	}
-	var buf bytes.Buffer
-	if resp.ContentLength > 0 {
-		buf.Grow(int(resp.ContentLength) + bytes.MinRead)
+	// One byte more than announced, so that the end is seen without growing.
+	body := make([]byte, 0, max(512, min(resp.ContentLength, 64<<10)+1))
+	for {
+		n, err := resp.Body.Read(body[len(body):cap(body)])
+		body = body[:len(body)+n]
+		switch {
+		case int64(len(body)) > limit:
+			return nil, fmt.Errorf("%w: limit %d", ErrResponseTooLarge, limit)
+		case err == io.EOF:
+			return body, nil
+		case err != nil:
+			return nil, err
+		}
+		if len(body) == cap(body) {
+			body = slices.Grow(body, 1)
+		}
 	}
-	if _, err := buf.ReadFrom(io.LimitReader(resp.Body, limit+1)); err != nil {
-		return nil, err
-	}
-	if int64(buf.Len()) > limit {
-		return nil, fmt.Errorf("%w: limit %d", ErrResponseTooLarge, limit)
-	}
-	return buf.Bytes(), nil
 }

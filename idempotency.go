@@ -59,14 +59,11 @@ func (i Idempotency) check() error {
 // off reports whether no key is sent.
 func (i Idempotency) off() bool { return i.Header == "-" }
 
-func (i Idempotency) write(h http.Header, key string) {
-	if i.off() {
-		return
-	}
+func (i Idempotency) value(key string) string {
 	if i.Format == KeyStructured {
-		key = `"` + structuredEscaper.Replace(key) + `"`
+		return `"` + structuredEscaper.Replace(key) + `"`
 	}
-	h[http.CanonicalHeaderKey(i.Header)] = []string{key}
+	return key
 }
 
 var structuredEscaper = strings.NewReplacer(`\`, `\\`, `"`, `\"`)

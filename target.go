@@ -127,15 +127,23 @@ func (t *target) repeatable() bool {
 	return t.keyed() || (t.endpoint != nil && idempotentMethod(t.endpoint.method))
 }
 
-// sender is ready to make one attempt: whatever can fail before anything is
-// sent has been done.
-func (t *target) sender(ctx context.Context, r *Request) (func() (*Response, error), error) {
+// build readies an attempt: what can fail before anything is sent does so here.
+func (t *target) build(ctx context.Context, x *exchange, r *Request) error {
 	if t.endpoint != nil {
-		return t.endpoint.sender(ctx, r)
+		return t.endpoint.build(ctx, x, r)
 	}
 	own := *r
 	own.Header = r.Header.Clone()
-	return func() (*Response, error) { return t.Sender.Send(ctx, &own) }, nil
+	x.own = &own
+	return nil
+}
+
+// send makes the attempt.
+func (t *target) send(ctx context.Context, x *exchange) (*Response, error) {
+	if t.endpoint != nil {
+		return t.endpoint.roundTrip(x)
+	}
+	return t.Sender.Send(ctx, x.own)
 }
 
 func (t *target) checkPrepared(r *Request) error {

@@ -44,19 +44,19 @@ func (c *countedConn) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// sight is what an attempt was seen to do on the wire.
+// sight is what an attempt was seen to do on the wire. The transport's
+// goroutines may report after RoundTrip has returned, hence the atomics.
 type sight struct {
+	trace     httptrace.ClientTrace
 	connected atomic.Bool
 	conn      atomic.Pointer[countedConn] // nil under a transport that is not ours
 	before    atomic.Int64                // bytes written to conn for earlier requests
 }
 
-// watch adds to whatever trace the caller's context has. The transport's
-// goroutines may report after RoundTrip has returned, hence the atomics.
-func watch(req *http.Request) (*http.Request, *sight) {
-	s := &sight{}
-	trace := &httptrace.ClientTrace{GotConn: s.gotConn}
-	return req.WithContext(httptrace.WithClientTrace(req.Context(), trace)), s
+// watch adds to whatever trace the context has.
+func (s *sight) watch(ctx context.Context) context.Context {
+	s.trace.GotConn = s.gotConn
+	return httptrace.WithClientTrace(ctx, &s.trace)
 }
 
 func (s *sight) gotConn(info httptrace.GotConnInfo) {
@@ -78,9 +78,6 @@ func counted(conn net.Conn) *countedConn {
 
 // nothingSent reports whether not a byte of the request can have left.
 func (s *sight) nothingSent() bool {
-	if s == nil {
-		return false
-	}
 	if !s.connected.Load() {
 		return true
 	}
