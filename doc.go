@@ -1,0 +1,67 @@
+// Package fanout sends one payload to several APIs: concurrently, each behind
+// its own retry, circuit breaker and bulkhead, with a result for every one.
+//
+//	d, err := fanout.New(fanout.Config{Targets: []fanout.Target{
+//		{Name: "email", URL: "https://email.example/v1/messages"},
+//		{Name: "crm", URL: "https://crm.example/contacts", Method: http.MethodPut},
+//		{Name: "ledger", Sender: fanout.SenderFunc(ledgerSDK)},
+//	}})
+//	results, err := d.Dispatch(ctx, signup)
+//
+// # Dispatches, targets and attempts
+//
+// A dispatch is one payload on its way to a set of targets. A target is the
+// definition of one API: a URL, or a [Sender] for anything that is not HTTP. A
+// dispatch makes one delivery per target, and a delivery makes one or more
+// attempts, each a try on the wire. [Dispatcher.Dispatch] returns when all
+// deliveries have ended. One that fails, hangs or panics changes nothing for the
+// others.
+//
+// # Results
+//
+// Every target has an entry in [Results], whose [Outcome] is one of
+//
+//   - [Delivered]: the target accepted the payload;
+//   - [Failed]: the target said no, or was never reached;
+//   - [Unknown]: sent, but not answered, so it may have taken effect. That
+//     includes 502 and 504, with which a gateway gives up on the target behind it
+//     (RFC 9110, sections 15.6.3 and 15.6.5);
+//   - [Rejected]: never sent.
+//
+// [Results.Err] joins the failures of the targets that are not
+// [Target.Optional]. It works with [errors.Is] and [errors.As], and reads like
+//
+//	fanout: 1 of 3 targets failed: crm: attempts exhausted (3): 503 Service Unavailable
+//
+// # What happens to a call
+//
+// For each attempt, in this order: the breaker is asked whether it is open; the
+// rate limit gives a token; the bulkhead gives a place; the breaker admits; the
+// attempt timeout starts; [Target.Auth] signs; the request is sent; the answer
+// is read, within bounds, and judged. Then [Retry] decides whether there is
+// another one, and waits without holding a place or a token. [Policy.Timeout]
+// bounds it all. So what waits in our own queues never counts against a target,
+// and what we reject ourselves, or the caller cancels, never moves its breaker.
+//
+// Every policy has defaults that are safe to use as they are; the zero [Policy]
+// is complete. [Config.Defaults] changes them for all targets, a target's own
+// [Policy] for one.
+//
+// # Idempotency
+//
+// A target that does not answer may have acted. Every delivery therefore carries
+// an idempotency key, the same on all its attempts, by which the target can tell
+// a repetition; see [Idempotency]. Without one, a method that is not idempotent
+// is repeated only where nothing can have reached the target.
+//
+// # Correlation
+//
+// Every request carries the correlation ID of the dispatch, taken from the
+// context ([WithCorrelationID], [CorrelationMiddleware]) or minted, and a request
+// ID of its own. [NewCorrelationHandler] adds the former to log records.
+//
+// # Testing
+//
+// Package fanouttest has fake targets that fail as real ones do, over loopback
+// or in memory and in the virtual time of testing/synctest.
+package fanout
