@@ -3,6 +3,7 @@ package fanout
 import (
 	"cmp"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -111,12 +112,12 @@ func newBreaker(b Breaker) *breaker {
 	}
 	gate := &breaker{}
 	gate.circuit = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
-		MaxRequests:  uint32(b.Probes),
+		MaxRequests:  uint32(min(b.Probes, math.MaxInt32)), //nolint:gosec // in range: not negative, and capped
 		Interval:     b.Window,
 		BucketPeriod: max(1, b.Window/10),
 		Timeout:      b.OpenFor + rand.N(b.OpenFor/10+1),
 		ReadyToTrip:  b.trips,
-		IsExcluded:   func(err error) bool { return err == errNoVote },
+		IsExcluded:   func(err error) bool { return errors.Is(err, errNoVote) },
 		OnStateChange: func(_ string, _, to gobreaker.State) {
 			gate.tripped.Store(to != gobreaker.StateClosed)
 		},

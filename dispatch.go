@@ -29,6 +29,7 @@ func ToTargets(targets ...Target) Option { return Option{targets: targets} }
 
 // dispatch is one payload to a set of targets.
 type dispatch struct {
+	ctx        context.Context // the caller's, with the correlation ID
 	deliveries []delivery
 	clocks     []*clock
 	begun      atomic.Int32
@@ -119,7 +120,7 @@ func (d *Dispatcher) newDispatch(ctx context.Context, targets []*target, m messa
 	if CorrelationID(ctx) != correlationID {
 		inner = WithCorrelationID(ctx, correlationID)
 	}
-	p := &dispatch{deliveries: make([]delivery, len(targets))}
+	p := &dispatch{ctx: inner, deliveries: make([]delivery, len(targets))}
 	attempts, answers, ids := make([]Attempt, len(targets)), make([]Response, len(targets)), requestIDs(id, targets)
 	for i, t := range targets {
 		if t.gates == nil {
@@ -127,11 +128,11 @@ func (d *Dispatcher) newDispatch(ctx context.Context, targets []*target, m messa
 		}
 		length := len(id) + len(t.keySuffix) + len(firstAttempt)
 		dl := &p.deliveries[i]
-		dl.caller, dl.target, dl.clock = ctx, t, p.clock(inner, &t.policy)
+		dl.caller, dl.target, dl.clock = ctx, t, p.clock(&t.policy)
 		dl.attempts, dl.first.answer = attempts[i:i:i+1], &answers[i]
 		dl.id, ids = ids[:length], ids[length:]
 		dl.request = m.request(t, id, correlationID, strings.TrimSuffix(dl.id, firstAttempt))
-		dl.result.position = int32(i)
+		dl.result.position = i
 	}
 	return p
 }
@@ -175,13 +176,13 @@ func (m *message) request(t *target, dispatchID, correlationID, deliveryID strin
 	return r
 }
 
-func (p *dispatch) clock(ctx context.Context, policy *Policy) *clock {
+func (p *dispatch) clock(policy *Policy) *clock {
 	for _, c := range p.clocks {
 		if c.fits(policy) {
 			return c
 		}
 	}
-	c := startClock(ctx, policy)
+	c := startClock(p.ctx, policy)
 	p.clocks = append(p.clocks, c)
 	return c
 }
@@ -222,7 +223,7 @@ func (p *dispatch) release() {
 func (d *Dispatcher) refuse(options []Option, reason error) Results {
 	results := make(Results)
 	reject := func(name string, optional bool) {
-		results[name] = Result{Target: name, Outcome: Rejected, Optional: optional, position: int32(len(results)),
+		results[name] = Result{Target: name, Outcome: Rejected, Optional: optional, position: len(results),
 			Err: &TargetError{Target: name, Outcome: Rejected, Reason: reason}}
 	}
 	if len(options) == 0 {

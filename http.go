@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"net/http"
 	"net/url"
@@ -107,9 +108,7 @@ var identity = []string{"identity"} // no body, rather than an empty chunked one
 
 func (e *endpoint) requestHeader(x *exchange, r *Request, hasBody bool) http.Header {
 	h := make(http.Header, len(e.header)+len(r.Header)+len(x.values))
-	for name, values := range e.header {
-		h[name] = values
-	}
+	maps.Copy(h, e.header)
 	for name, values := range r.Header {
 		h[http.CanonicalHeaderKey(name)] = values
 	}

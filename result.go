@@ -3,6 +3,7 @@ package fanout
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -13,15 +14,15 @@ import (
 type Outcome uint8
 
 const (
-	// Delivered: the target accepted the payload.
+	// Delivered means that the target accepted the payload.
 	Delivered Outcome = iota + 1
-	// Failed: the target said no, or was never reached.
+	// Failed means that the target said no, or was never reached.
 	Failed
-	// Unknown: at least one attempt was sent and not answered, and none
+	// Unknown means that at least one attempt was sent and not answered, and none
 	// succeeded, so it may have taken effect. For a payment the difference
 	// between Failed and Unknown is money.
 	Unknown
-	// Rejected: nothing was sent, because of bad input, an open circuit, a full
+	// Rejected means that nothing was sent, because of bad input, an open circuit, a full
 	// bulkhead, a rate limit, a closed dispatcher or a context that had ended.
 	Rejected
 )
@@ -45,7 +46,7 @@ func (o *Outcome) UnmarshalText(text []byte) error {
 	if i < 0 {
 		return fmt.Errorf("fanout: no outcome is called %q", text)
 	}
-	*o = Outcome(i + 1)
+	*o = Outcome(i + 1) //nolint:gosec // i is an index into a small table
 	return nil
 }
 
@@ -58,7 +59,7 @@ type Result struct {
 	Outcome Outcome
 	// Optional is copied from the [Target]: its failure is not in [Results.Err].
 	Optional bool
-	position int32
+	position int
 
 	// Response is the last answer seen, nil if there was none. Its body is nil
 	// if it could not be read whole.
@@ -124,7 +125,8 @@ func byPosition(a, b Result) int {
 }
 
 func (r Result) targetError() *TargetError {
-	if e, ok := r.Err.(*TargetError); ok {
+	var e *TargetError
+	if errors.As(r.Err, &e) {
 		return e
 	}
 	return &TargetError{Target: r.Target, Outcome: r.Outcome, Reason: r.Err}

@@ -75,7 +75,7 @@ func compileUnnamed(def Target, defaults Policy, transport http.RoundTripper) (*
 	if err := def.check(); err != nil {
 		return nil, err
 	}
-	policy := def.Policy.over(defaults)
+	policy := def.over(defaults)
 	if err := policy.check(); err != nil {
 		return nil, err
 	}
@@ -174,7 +174,7 @@ func errorIn(name string, err error) error {
 
 // mapInvalid returns err with change made to copies of all its InvalidErrors.
 func mapInvalid(err error, change func(*InvalidError)) error {
-	switch e := err.(type) {
+	switch e := err.(type) { //nolint:errorlint // the tree is rebuilt, node by node
 	case *InvalidError:
 		changed := *e
 		change(&changed)
