@@ -11,13 +11,14 @@ import (
 // timeouts: one context for the whole, and one for all the first attempts that
 // start with the dispatch, because they did not have to queue.
 type clock struct {
+	started                  time.Time
 	timeout, attemptTimeout  time.Duration
 	total, first             context.Context
 	cancelTotal, cancelFirst context.CancelFunc
 }
 
 func startClock(ctx context.Context, p *Policy) *clock {
-	c := &clock{timeout: p.Timeout, attemptTimeout: p.AttemptTimeout}
+	c := &clock{started: time.Now(), timeout: p.Timeout, attemptTimeout: p.AttemptTimeout}
 	c.total, c.cancelTotal = withTimeout(ctx, c.timeout)
 	if p.longestAttempt() == c.timeout {
 		c.first, c.cancelFirst = c.total, c.cancelTotal

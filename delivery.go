@@ -23,19 +23,20 @@ type delivery struct {
 	sending  bool // an attempt is in the hands of a transport or Sender
 	queued   bool // the coming attempt did not start with the dispatch
 	effect   bool // some attempt went unanswered
-	result   Result
+	outcome  Outcome
+	err      error
+	duration time.Duration
 }
 
 // run carries the delivery to its result. What happens to a call is deliver,
 // attempt and send, read from top to bottom.
 func (dl *delivery) run() {
-	started := time.Now()
 	reason := ErrGoexit // unless deliver returns or panics
 	defer func() {
 		if p := recover(); p != nil {
 			reason = newPanicError(p)
 		}
-		dl.finish(started, reason)
+		dl.finish(reason)
 	}()
 	reason = dl.deliver(dl.clock.total)
 }
@@ -186,26 +187,27 @@ func (dl *delivery) nextWait(ctx context.Context) (time.Duration, error) {
 	return wait, nil
 }
 
-// finish writes the result. A reason that comes while an attempt is out is a
+// finish says what became of the delivery. A reason that comes while an attempt is out is a
 // panic or Goexit of user code, and then the attempt may have taken effect.
-func (dl *delivery) finish(started time.Time, reason error) {
+func (dl *delivery) finish(reason error) {
 	if dl.sending {
 		dl.verdict = verdict{reach: unanswered, err: reason}
 		reason = ErrNotRetried
 		dl.settle()
 	}
-	t := dl.target
-	dl.result.Target = t.Name
-	dl.result.Optional = t.Optional
-	dl.result.Response = dl.response
-	dl.result.Attempts = dl.attempts
-	dl.result.Duration = time.Since(started)
-	dl.result.DispatchID = dl.request.DispatchID
-	dl.result.IdempotencyKey = dl.request.IdempotencyKey
-	dl.result.Outcome = Delivered
+	dl.duration = time.Since(dl.clock.started)
+	dl.outcome = Delivered
 	if reason != nil {
-		dl.result.Outcome = dl.failure()
-		dl.result.Err = &TargetError{Target: t.Name, Outcome: dl.result.Outcome, Attempts: len(dl.attempts), Reason: reason, Err: dl.verdict.err}
+		dl.outcome = dl.failure()
+		dl.err = &TargetError{Target: dl.target.Name, Outcome: dl.outcome, Attempts: len(dl.attempts), Reason: reason, Err: dl.verdict.err}
+	}
+}
+
+func (dl *delivery) result(position int) Result {
+	return Result{
+		Target: dl.target.Name, Outcome: dl.outcome, Optional: dl.target.Optional, position: position,
+		Response: dl.response, Err: dl.err, Attempts: dl.attempts, Duration: dl.duration,
+		DispatchID: dl.request.DispatchID, IdempotencyKey: dl.request.IdempotencyKey,
 	}
 }
 

@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"strings"
-	"sync/atomic"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // Option says more about one dispatch. Without any, it goes to all of
@@ -32,7 +29,6 @@ type dispatch struct {
 	ctx        context.Context // the caller's, with the correlation ID
 	deliveries []delivery
 	clocks     []*clock
-	begun      atomic.Int32
 }
 
 // plan checks all there is to check, so that nothing is sent if anything is wrong.
@@ -132,7 +128,6 @@ func (d *Dispatcher) newDispatch(ctx context.Context, targets []*target, m messa
 		dl.attempts, dl.first.answer = attempts[i:i:i+1], &answers[i]
 		dl.id, ids = ids[:length], ids[length:]
 		dl.request = m.request(t, id, correlationID, strings.TrimSuffix(dl.id, firstAttempt))
-		dl.result.position = i
 	}
 	return p
 }
@@ -190,24 +185,12 @@ func (p *dispatch) clock(policy *Policy) *clock {
 // run makes all deliveries at once and waits for them.
 func (p *dispatch) run() Results {
 	defer p.release()
-	var group errgroup.Group
-	runNext := p.runNext
-	for range p.deliveries {
-		group.Go(runNext)
-	}
-	_ = group.Wait()
+	newCrew(p.deliveries).run()
 	results := make(Results, len(p.deliveries))
 	for i := range p.deliveries {
-		results[p.deliveries[i].result.Target] = p.deliveries[i].result
+		results[p.deliveries[i].target.Name] = p.deliveries[i].result(i)
 	}
 	return results
-}
-
-// runNext is one function for all goroutines; each takes the next delivery.
-func (p *dispatch) runNext() error {
-	growStack()
-	p.deliveries[p.begun.Add(1)-1].run()
-	return nil
 }
 
 func (p *dispatch) release() {

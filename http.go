@@ -69,7 +69,7 @@ type exchange struct {
 	request http.Request
 	body    bytes.Reader
 	values  [4]string // of the headers set for each attempt
-	sight   sight
+	sight   *sight    // nil under a transport that does not tell
 	answer  *Response // outlives the rest: it is in the result
 	own     *Request  // what a Sender gets instead
 }
@@ -79,6 +79,7 @@ type exchange struct {
 // connection, an attempt nobody sees.
 func (e *endpoint) build(ctx context.Context, x *exchange, r *Request) error {
 	if e.traced {
+		x.sight = new(sight)
 		ctx = x.sight.watch(ctx)
 	}
 	body := r.Body
@@ -137,7 +138,7 @@ func canonical(h http.Header) http.Header {
 func (e *endpoint) roundTrip(x *exchange) (*Response, error) {
 	resp, err := e.transport.RoundTrip(&x.request)
 	switch {
-	case err != nil && e.traced && x.sight.nothingSent():
+	case err != nil && x.sight != nil && x.sight.nothingSent():
 		return nil, NotSent(err)
 	case err != nil:
 		return nil, err
