@@ -32,8 +32,8 @@ type Breaker struct {
 	MinCalls int
 	// Window is how far back the breaker looks; it moves in tenths. It must be
 	// at least 3 times the attempt timeout, or slow failures would be forgotten
-	// before they end. Default 1 minute, or 4 attempt timeouts if that is more;
-	// negative is refused.
+	// before they end. Default 1 minute, or 6 attempt timeouts if that is more:
+	// enough for five in a row, one after the other. Negative is refused.
 	Window time.Duration
 	// OpenFor is how long the breaker stays open; each breaker adds up to a
 	// tenth, so that a fleet does not probe in step. Default 5 s; negative
@@ -60,7 +60,7 @@ func (b Breaker) over(base Breaker) Breaker {
 
 func (b Breaker) withDefaults(longestAttempt time.Duration) Breaker {
 	return b.over(Breaker{ConsecutiveFailures: 5, FailureRatio: 0.5, MinCalls: 20,
-		Window: max(time.Minute, 4*longestAttempt), OpenFor: 5 * time.Second, Probes: 1})
+		Window: max(time.Minute, 6*longestAttempt), OpenFor: 5 * time.Second, Probes: 1})
 }
 
 func (b Breaker) check(longestAttempt time.Duration) error {

@@ -18,6 +18,7 @@ type verdict struct {
 	err       error         // nil if delivered
 	retry     bool          // a further attempt could mend it
 	throttled bool          // the target asked for less
+	expired   bool          // it took the credentials for stale, and they can be renewed
 	hint      time.Duration // its Retry-After
 	vote      vote
 }
@@ -114,6 +115,9 @@ func statusVerdict(t *target, status *StatusError, err error) verdict {
 		v.reach = unanswered
 	case code == http.StatusConflict && t.keyed():
 		v.retry = true
+	case code == http.StatusUnauthorized && t.refreshable():
+		v.retry, v.expired = true, true
+		return v
 	case code == http.StatusTooManyRequests, code == http.StatusServiceUnavailable:
 		v.throttled = true
 	}

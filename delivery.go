@@ -16,16 +16,17 @@ type delivery struct {
 	id      string  // of the first request, and but for its end of all
 	first   exchange
 
-	attempts []Attempt
-	verdict  verdict   // on the latest attempt
-	response *Response // the latest seen
-	waits    schedule
-	sending  bool // an attempt is in the hands of a transport or Sender
-	queued   bool // the coming attempt did not start with the dispatch
-	effect   bool // some attempt went unanswered
-	outcome  Outcome
-	err      error
-	duration time.Duration
+	attempts  []Attempt
+	verdict   verdict   // on the latest attempt
+	response  *Response // the latest seen
+	waits     schedule
+	sending   bool // an attempt is in the hands of a transport or Sender
+	queued    bool // the coming attempt did not start with the dispatch
+	effect    bool // some attempt went unanswered
+	refreshed bool // the credentials were renewed
+	outcome   Outcome
+	err       error
+	duration  time.Duration
 }
 
 // run carries the delivery to its result. What happens to a call is deliver,
@@ -151,7 +152,8 @@ func (dl *delivery) nextExchange() *exchange {
 		return &dl.first
 	}
 	dl.request.RequestID = strings.TrimSuffix(dl.id, firstAttempt) + "." + strconv.Itoa(dl.request.Attempt)
-	return &exchange{answer: new(Response)}
+	dl.refreshed = dl.refreshed || dl.verdict.expired
+	return &exchange{answer: new(Response), refresh: dl.verdict.expired}
 }
 
 // settle writes the verdict into the attempt's record.
@@ -170,7 +172,7 @@ func (dl *delivery) nextWait(ctx context.Context) (time.Duration, error) {
 	switch {
 	case ctx.Err() != nil:
 		return 0, endOf(ctx)
-	case !v.retry:
+	case !v.retry, v.expired && dl.refreshed:
 		return 0, ErrNotRetried
 	case len(dl.attempts) >= t.policy.Retry.MaxAttempts:
 		return 0, ErrAttemptsExhausted

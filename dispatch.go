@@ -81,8 +81,10 @@ func (d *Dispatcher) choose(options []Option) ([]*target, error) {
 			}
 		}
 	}
-	errs = append(errs, duplicates(chosen), nonEmpty(chosen))
-	return chosen, errors.Join(errs...)
+	if err := errors.Join(append(errs, duplicates(chosen))...); err != nil {
+		return nil, err
+	}
+	return chosen, nonEmpty(chosen)
 }
 
 func nonEmpty(targets []*target) error {

@@ -114,19 +114,26 @@ func newPanicError(value any) *PanicError {
 // Error gives the panic's value and place; the whole stack is in Stack.
 func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v (%s)", e.Value, e.where) }
 
-// panicSite is the innermost frame below the panic that is not the runtime's.
+// panicSite is where user code first panicked: what it calls may recover and
+// panic again, as encoding/json does.
 func panicSite() string {
-	callers := make([]uintptr, 32)
+	const ours = "github.com/fanout-go/fanout."
+	callers := make([]uintptr, 64)
 	frames := runtime.CallersFrames(callers[:runtime.Callers(0, callers)])
-	for panicking := false; ; {
+	site, panicking := "unknown place", false
+	for {
 		frame, more := frames.Next()
-		ofRuntime := strings.HasPrefix(frame.Function, "runtime.")
-		if panicking && !ofRuntime {
-			return fmt.Sprintf("%s:%d", frame.Function, frame.Line)
+		switch {
+		case frame.Function == "runtime.gopanic":
+			site, panicking = "", true
+		case strings.HasPrefix(frame.Function, "runtime."):
+		case site == "":
+			site = fmt.Sprintf("%s:%d", frame.Function, frame.Line)
+		case panicking && strings.HasPrefix(frame.Function, ours):
+			return site
 		}
-		panicking = panicking || frame.Function == "runtime.gopanic"
 		if !more {
-			return "unknown place"
+			return site
 		}
 	}
 }

@@ -71,6 +71,7 @@ type exchange struct {
 	values  [4]string // of the headers set for each attempt
 	sight   *sight    // nil under a transport that does not tell
 	answer  *Response // outlives the rest: it is in the result
+	refresh bool      // credentials, before they are used
 	own     *Request  // what a Sender gets instead
 }
 
@@ -96,13 +97,22 @@ func (e *endpoint) build(ctx context.Context, x *exchange, r *Request) error {
 	if len(body) == 0 {
 		x.request.TransferEncoding = identity
 	}
-	if e.auth == nil {
-		return nil
-	}
-	if err := e.auth.Authenticate(ctx, &x.request); err != nil {
+	if err := e.authenticate(ctx, x); err != nil {
 		return fmt.Errorf("%w: %w", ErrAuth, err)
 	}
 	return nil
+}
+
+func (e *endpoint) authenticate(ctx context.Context, x *exchange) error {
+	if e.auth == nil {
+		return nil
+	}
+	if refresher, ok := e.auth.(Refresher); ok && x.refresh {
+		if err := refresher.Refresh(ctx); err != nil {
+			return err
+		}
+	}
+	return e.auth.Authenticate(ctx, &x.request)
 }
 
 var identity = []string{"identity"} // no body, rather than an empty chunked one

@@ -57,6 +57,16 @@ type Authenticator interface {
 	Authenticate(context.Context, *http.Request) error
 }
 
+// Refresher is an [Authenticator] whose credentials can be renewed, such as a
+// token. If an attempt is answered with 401, Refresh is called before the next
+// one, as part of it, and then Authenticate. That happens once in a delivery: a
+// second 401 ends it. Deliveries do not wait for each other here: a Refresher
+// that several need at once does best to renew once for all.
+type Refresher interface {
+	Authenticator
+	Refresh(context.Context) error
+}
+
 // AuthenticatorFunc is a function that is an [Authenticator].
 type AuthenticatorFunc func(context.Context, *http.Request) error
 

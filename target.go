@@ -29,7 +29,8 @@ type Target struct {
 	// or to this library, such as Content-Length and the idempotency key's, are
 	// refused.
 	Header http.Header
-	// Auth adds credentials to every attempt. Default none.
+	// Auth adds credentials to every attempt. Default none. See [Refresher] for
+	// those that expire.
 	Auth Authenticator
 	// Transport carries this target's requests. Default [Config.Transport]. It
 	// must not follow redirects or retry by itself.
@@ -125,6 +126,15 @@ func (t *target) keyed() bool { return !t.policy.Idempotency.off() }
 // repeatable reports whether a request that may have arrived can be sent again.
 func (t *target) repeatable() bool {
 	return t.keyed() || (t.endpoint != nil && idempotentMethod(t.endpoint.method))
+}
+
+// refreshable reports whether the target's credentials can be renewed.
+func (t *target) refreshable() bool {
+	if t.endpoint == nil {
+		return false
+	}
+	_, ok := t.endpoint.auth.(Refresher)
+	return ok
 }
 
 // build readies an attempt: what can fail before anything is sent does so here.

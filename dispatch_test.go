@@ -1,0 +1,234 @@
+package fanout_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/fanout-go/fanout"
+)
+
+func TestAllTargetsAreUnderWayAtOnce(t *testing.T) {
+	const count = 50
+	var targets []fanout.Target
+	var arrived sync.WaitGroup
+	for i := range count {
+		if i%5 == 0 {
+			targets = append(targets, sending(fmt.Sprint("exits ", i), func(context.Context, *fanout.Request) (*fanout.Response, error) {
+				runtime.Goexit()
+				return nil, nil
+			}))
+		}
+		arrived.Add(1)
+		targets = append(targets, sending(fmt.Sprint("waits for all ", i), func(context.Context, *fanout.Request) (*fanout.Response, error) {
+			arrived.Done()
+			arrived.Wait()
+			return nil, nil
+		}))
+	}
+	delivered := 0
+	for _, r := range dispatch(t.Context(), newDispatcher(t, targets...)) {
+		if r.Outcome == fanout.Delivered {
+			delivered++
+		}
+	}
+	assert.Equal(t, count, delivered)
+}
+
+func TestADispatchGoesWhereItsOptionsSay(t *testing.T) {
+	d := newDispatcher(t, via("a", answering(200)), via("b", answering(200)), via("c", answering(200)))
+	inCall := fanout.ToTargets(via("d", answering(200)))
+	for _, test := range []struct {
+		options []fanout.Option
+		want    []string
+	}{
+		{nil, []string{"a", "b", "c"}},
+		{[]fanout.Option{fanout.To("c", "a")}, []string{"c", "a"}},
+		{[]fanout.Option{fanout.To("b"), fanout.To("a")}, []string{"b", "a"}},
+		{[]fanout.Option{inCall}, []string{"d"}},
+		{[]fanout.Option{inCall, fanout.To("b")}, []string{"d", "b"}},
+	} {
+		results, err := d.Dispatch(t.Context(), "hello", test.options...)
+		require.NoError(t, err)
+		var got []string
+		for _, r := range results.Sorted() {
+			got = append(got, r.Target)
+		}
+		assert.Equal(t, test.want, got)
+	}
+}
+
+func TestWhatCannotBeDispatchedIsRefusedBeforeAnythingIsSent(t *testing.T) {
+	var sent int
+	d := newDispatcher(t, via("crm", func(*http.Request) (*http.Response, error) {
+		sent++
+		return answer(200, ""), nil
+	}))
+	type cycle struct{ Next *cycle }
+	loop := &cycle{}
+	loop.Next = loop
+	good := "hello"
+	for _, test := range []struct {
+		name    string
+		payload any
+		options []fanout.Option
+		want    string
+	}{
+		{"nil", nil, nil, "fanout: Payload: nil: use fanout.Payload{} to send no body"},
+		{"nil pointer", (*fanout.Payload)(nil), nil, "fanout: Payload: nil pointer"},
+		{"bytes", []byte("x"), nil, "fanout: Payload: bytes without a content type: use fanout.Payload{Body: …, ContentType: …}"},
+		{"channel", make(chan int), nil, "fanout: Payload.Value: json: unsupported type: chan int"},
+		{"cycle", loop, nil, "fanout: Payload.Value: json: unsupported value: encountered a cycle via *fanout_test.cycle"},
+		{"value and body", fanout.Payload{Value: 1, Body: []byte("x")}, nil, "fanout: Payload.Body: set together with Value"},
+		{"no content type", fanout.Payload{Body: []byte("x")}, nil, "fanout: Payload.ContentType: required with Body"},
+		{"bad content type", fanout.Payload{Body: []byte("x"), ContentType: "a\nb"}, nil, "fanout: Payload.ContentType: not a header value"},
+		{"impossible header", fanout.Payload{Value: 1, Header: http.Header{"A B": {"x"}}}, nil, `fanout: Payload.Header: "A B" is not a header name`},
+		{"connection's header", fanout.Payload{Value: 1, Header: http.Header{"content-length": {"9"}}}, nil, "fanout: Payload.Header: content-length is set by the library or the connection"},
+		{"header value", fanout.Payload{Value: 1, Header: http.Header{"X-A": {"x\r\ny"}}}, nil, "fanout: Payload.Header: X-A: value has a control character"},
+		{"key", fanout.Payload{Value: 1, IdempotencyKey: "a b"}, nil, "fanout: Payload.IdempotencyKey: must be 1 to 128 visible ASCII characters"},
+		{"correlation ID", fanout.Payload{Value: 1, CorrelationID: "a\n"}, nil, "fanout: Payload.CorrelationID: must be 1 to 128 letters, digits and characters of -._~:/+=@"},
+		{"unknown target", good, []fanout.Option{fanout.To("nobody")}, `fanout: target "nobody": Name: no target of this name is configured`},
+		{"twice", good, []fanout.Option{fanout.To("crm", "crm")}, `fanout: target "crm": Name: given twice`},
+		{"nothing chosen", good, []fanout.Option{fanout.To()}, "fanout: Targets: none to dispatch to"},
+		{"bad target in the call", good, []fanout.Option{fanout.To("crm"), fanout.ToTargets(fanout.Target{Name: "x", URL: "/path"})}, `fanout: target "x": URL: scheme is neither http nor https`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			results, err := d.Dispatch(t.Context(), test.payload, test.options...)
+			require.EqualError(t, err, test.want)
+			require.ErrorIs(t, err, fanout.ErrInvalid)
+			for _, r := range results {
+				assert.Equal(t, fanout.Rejected, r.Outcome)
+				assert.ErrorIs(t, r.Err, fanout.ErrInvalid)
+			}
+		})
+	}
+	assert.Zero(t, sent)
+}
+
+type explosive struct{}
+
+func (explosive) MarshalJSON() ([]byte, error) { panic("no JSON of me") }
+
+func TestAPayloadThatPanicsWhenEncodedIsRefused(t *testing.T) {
+	d := newDispatcher(t, via("crm", answering(200)))
+	_, err := d.Dispatch(t.Context(), explosive{})
+	require.ErrorIs(t, err, fanout.ErrInvalid)
+	require.ErrorContains(t, err, "fanout: Payload.Value: panic: no JSON of me (")
+	require.ErrorContains(t, err, "explosive.MarshalJSON:")
+}
+
+func TestANilContextIsRefused(t *testing.T) {
+	d := newDispatcher(t, via("crm", answering(200)))
+	var none context.Context
+	results, err := d.Dispatch(none, "hello")
+	require.EqualError(t, err, "fanout: Context: nil")
+	assert.Equal(t, fanout.Rejected, results["crm"].Outcome)
+	require.EqualError(t, d.Close(none), "fanout: Context: nil")
+}
+
+func TestChangingAPayloadAfterwardsChangesNothing(t *testing.T) {
+	var seen []string
+	body, header := []byte("first"), http.Header{"X-A": {"first"}}
+	target := sending("ledger", func(_ context.Context, r *fanout.Request) (*fanout.Response, error) {
+		copy(body, "later")
+		header.Set("X-A", "later")
+		seen = append(seen, string(r.Body), r.Header.Get("X-A"))
+		return nil, nil
+	})
+	_, err := newDispatcher(t, target).Dispatch(t.Context(), fanout.Payload{Body: body, ContentType: "text/plain", Header: header})
+	require.NoError(t, err)
+	assert.Equal(t, []string{"first", "first"}, seen)
+}
+
+func TestAnEndedContextSendsNothing(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	why := errors.New("user went away")
+	cancel(why)
+	r := dispatch(ctx, newDispatcher(t, via("crm", answering(200))))["crm"]
+	assert.Equal(t, fanout.Rejected, r.Outcome)
+	require.ErrorIs(t, r.Err, context.Canceled)
+	require.ErrorIs(t, r.Err, why)
+	assert.Empty(t, r.Attempts)
+}
+
+func TestCloseWaitsForWhatIsUnderWayAndRefusesTheRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDispatcher(t, via("slow", func(*http.Request) (*http.Response, error) {
+			time.Sleep(time.Minute)
+			return answer(200, ""), nil
+		}))
+		under := make(chan fanout.Results, 1)
+		go func() { under <- dispatch(context.Background(), d) }()
+		synctest.Wait()
+
+		impatient, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.EqualError(t, d.Close(impatient), "fanout: closed with 1 dispatches under way: context deadline exceeded")
+
+		results, err := d.Dispatch(t.Context(), "late")
+		require.ErrorIs(t, err, fanout.ErrClosed)
+		assert.Equal(t, fanout.Rejected, results["slow"].Outcome)
+
+		require.NoError(t, d.Close(context.Background()))
+		assert.NotEmpty(t, <-under)
+		require.NoError(t, d.Close(context.Background()), "again")
+	})
+}
+
+func TestGatesOfTargetsGivenInTheCallAreKeptWhileUsedAndThenForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDispatcher(t)
+		webhook := func(name string) fanout.Option {
+			return fanout.ToTargets(with(via(name, answering(500)), fanout.Policy{
+				Retry:   fanout.Retry{MaxAttempts: 1},
+				Breaker: fanout.Breaker{ConsecutiveFailures: 1, OpenFor: time.Hour},
+			}))
+		}
+		dispatch(t.Context(), d, webhook("customer"))
+		require.ErrorIs(t, dispatch(t.Context(), d, webhook("customer"))["customer"].Err, fanout.ErrBreakerOpen)
+		state, known := d.BreakerState("customer")
+		assert.True(t, known)
+		assert.Equal(t, fanout.BreakerOpen, state)
+
+		for range 4 {
+			time.Sleep(8 * time.Minute)
+			require.ErrorIs(t, dispatch(t.Context(), d, webhook("customer"))["customer"].Err, fanout.ErrBreakerOpen)
+		}
+		time.Sleep(20 * time.Minute)
+		dispatch(t.Context(), d, webhook("another"))
+		_, known = d.BreakerState("customer")
+		assert.False(t, known)
+	})
+}
+
+func TestATargetInTheCallSharesTheGatesOfTheConfiguredOneOfItsName(t *testing.T) {
+	d := newDispatcher(t, with(via("crm", answering(500)), fanout.Policy{
+		Retry: fanout.Retry{MaxAttempts: 1}, Breaker: fanout.Breaker{ConsecutiveFailures: 1},
+	}))
+	dispatch(t.Context(), d)
+	r := dispatch(t.Context(), d, fanout.ToTargets(via("crm", answering(200))))["crm"]
+	require.ErrorIs(t, r.Err, fanout.ErrBreakerOpen)
+}
+
+func TestADispatcherServesManyAtOnce(t *testing.T) {
+	d := newDispatcher(t, via("a", answering(200)), via("b", answering(200)))
+	var all sync.WaitGroup
+	for range 50 {
+		all.Go(func() {
+			for range 20 {
+				_, err := d.Dispatch(t.Context(), "hello", fanout.To("a", "b"), fanout.ToTargets(via("c", answering(200))))
+				assert.NoError(t, err)
+			}
+		})
+	}
+	all.Wait()
+}
