@@ -156,7 +156,11 @@ type TargetError struct {
 // Error reads like "crm: attempts exhausted (3): 503 Service Unavailable".
 func (e *TargetError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %v", e.Target, e.Reason)
+	if invalid, ok := e.Reason.(*InvalidError); ok && invalid.Target == e.Target { //nolint:errorlint // its own text only
+		fmt.Fprintf(&b, "%s: %s: %v", e.Target, invalid.Field, invalid.Err)
+	} else {
+		fmt.Fprintf(&b, "%s: %v", e.Target, e.Reason)
+	}
 	if e.Attempts > 0 {
 		fmt.Fprintf(&b, " (%d)", e.Attempts)
 	}
