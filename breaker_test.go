@@ -174,7 +174,7 @@ func TestBreakersOfAFleetDoNotProbeInStep(t *testing.T) {
 
 func TestAHalfOpenBreakerAdmitsItsProbesOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		next := inTurn(answering(500), wire(func(r *http.Request) (*http.Response, error) {
+		next := inTurn(answering(500), wire(func(*http.Request) (*http.Response, error) {
 			time.Sleep(time.Second)
 			return answer(200, ""), nil
 		}))

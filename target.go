@@ -157,24 +157,22 @@ func (t *target) send(ctx context.Context, x *exchange) (*Response, error) {
 }
 
 func (t *target) checkPrepared(r *Request) error {
-	var err error
-	switch {
-	case t.endpoint != nil && r.URL == nil:
-		err = invalid("Prepare", "URL removed")
-	case t.endpoint != nil:
-		err = errors.Join(checkURL(r.URL), wrapInvalid("Header", checkHeader(r.Header)))
-	}
-	if err == nil && !validFieldValue(r.ContentType) {
-		err = invalid("ContentType", "not a header value")
-	}
-	return errorIn(t.Name, err)
-}
-
-func wrapInvalid(field string, err error) error {
-	if err == nil {
+	if t.endpoint == nil {
 		return nil
 	}
-	return &InvalidError{Field: field, Err: err}
+	if r.URL == nil {
+		return &InvalidError{Target: t.Name, Field: "Prepare", Err: errors.New("URL removed")}
+	}
+	if err := checkURL(r.URL); err != nil {
+		return errorIn(t.Name, err)
+	}
+	if err := checkHeader(r.Header); err != nil {
+		return &InvalidError{Target: t.Name, Field: "Header", Err: err}
+	}
+	if !validFieldValue(r.ContentType) {
+		return &InvalidError{Target: t.Name, Field: "ContentType", Err: errors.New("not a header value")}
+	}
+	return nil
 }
 
 // errorIn names the target in every InvalidError that err holds.
