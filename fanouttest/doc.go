@@ -1,0 +1,28 @@
+// Package fanouttest has fake target APIs for tests of code that uses fanout:
+// real HTTP servers that answer by a script, fail as real ones do, and record
+// what arrived.
+//
+// The test of a handler that signs users up looks like this:
+//
+//	func TestSignUpReachesTheCRMThoughItIsUnavailableAtFirst(t *testing.T) {
+//		crm := fanouttest.NewTarget(t, fanouttest.Status(503), fanouttest.Status(201))
+//		target := crm.Target("crm")
+//		target.Retry.ThrottledBackoff = time.Millisecond
+//		dispatcher, err := fanout.New(fanout.Config{Targets: []fanout.Target{target}})
+//		require.NoError(t, err)
+//
+//		answer := httptest.NewRecorder()
+//		signUp(dispatcher).ServeHTTP(answer, httptest.NewRequest("POST", "/signup", strings.NewReader(`{"name":"Ada"}`)))
+//
+//		require.Equal(t, 201, answer.Code)
+//		require.Len(t, crm.Requests(), 2)
+//		require.JSONEq(t, `{"name":"Ada"}`, string(crm.Requests()[1].Body))
+//	}
+//
+// [NewTarget] listens on loopback. [NewMemoryTarget] does the same without a
+// network, so that within [testing/synctest] a test of timeouts and backoff
+// takes no time at all. [NewSender] is a fake for targets that are not HTTP.
+//
+// A script is a list of [Step], one for each request; the last one is repeated.
+// Any func(http.ResponseWriter, *http.Request) is a step too.
+package fanouttest
