@@ -12,7 +12,7 @@
 //		require.NoError(t, err)
 //
 //		answer := httptest.NewRecorder()
-//		signUp(dispatcher).ServeHTTP(answer, httptest.NewRequest("POST", "/signup", strings.NewReader(`{"name":"Ada"}`)))
+//		signUp(dispatcher).ServeHTTP(answer, httptest.NewRequest(http.MethodPost, "/signup", strings.NewReader(`{"name":"Ada"}`)))
 //
 //		require.Equal(t, 201, answer.Code)
 //		require.Len(t, crm.Requests(), 2)

@@ -207,14 +207,15 @@ func TestInABubbleHoursOfRetriesTakeNoTime(t *testing.T) {
 func TestWaitReturnsWhenAllHasArrivedOrTheContextEnds(t *testing.T) {
 	bothWays(t, func(t *testing.T, newTarget newTarget) {
 		f := newTarget(t)
-		for range 3 {
-			go func() { _, _, _, _ = post(t, f) }()
-		}
+		d, err := fanout.New(fanout.Config{Targets: []fanout.Target{f.Target("a"), f.Target("b"), f.Target("c")}})
+		require.NoError(t, err)
+		go func() { _, _ = d.Dispatch(t.Context(), "hello") }()
 		require.NoError(t, f.Wait(t.Context(), 3))
 		assert.Equal(t, 3, f.Count())
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
 		require.ErrorIs(t, f.Wait(ctx, 4), context.DeadlineExceeded)
+		require.NoError(t, d.Close(context.Background()))
 	})
 }
 
@@ -235,6 +236,6 @@ func TestASenderFailsByItsScriptAndRecords(t *testing.T) {
 
 func TestASenderWithoutAScriptSucceeds(t *testing.T) {
 	response, err := fanouttest.NewSender().Send(t.Context(), &fanout.Request{})
-	assert.NoError(t, err)
+	require.NoError(t, err)
 	assert.Nil(t, response)
 }
