@@ -161,7 +161,7 @@ func (v *verdict) cutShortBy(caller, total, attempt context.Context) {
 	case attempt.Err() == nil, v.reach == delivered, v.reach == refused:
 	case caller.Err() != nil:
 		v.retry, v.vote = false, noVote
-	case total.Err() == nil:
+	case total.Err() == nil && !errors.Is(v.err, ErrAttemptTimeout):
 		v.err = fmt.Errorf("%w: %w", ErrAttemptTimeout, v.err)
 	}
 }

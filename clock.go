@@ -19,11 +19,11 @@ type clock struct {
 
 func startClock(ctx context.Context, p *Policy) *clock {
 	c := &clock{started: time.Now(), timeout: p.Timeout, attemptTimeout: p.AttemptTimeout}
-	c.total, c.cancelTotal = withTimeout(ctx, c.timeout)
+	c.total, c.cancelTotal = withTimeout(ctx, c.timeout, ErrTimeout)
 	if p.longestAttempt() == c.timeout {
 		c.first, c.cancelFirst = c.total, c.cancelTotal
 	} else {
-		c.first, c.cancelFirst = withTimeout(ctx, c.attemptTimeout)
+		c.first, c.cancelFirst = withTimeout(ctx, c.attemptTimeout, ErrAttemptTimeout)
 	}
 	return c
 }
@@ -40,16 +40,16 @@ func (c *clock) stop() {
 // attemptContext bounds the coming attempt.
 func (dl *delivery) attemptContext(total context.Context) (context.Context, context.CancelFunc) {
 	if dl.queued {
-		return withTimeout(total, dl.clock.attemptTimeout)
+		return withTimeout(total, dl.clock.attemptTimeout, ErrAttemptTimeout)
 	}
 	return dl.clock.first, func() {}
 }
 
-func withTimeout(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
+func withTimeout(ctx context.Context, timeout time.Duration, cause error) (context.Context, context.CancelFunc) {
 	if timeout < 0 {
 		return ctx, func() {}
 	}
-	return context.WithTimeoutCause(ctx, timeout, ErrTimeout)
+	return context.WithTimeoutCause(ctx, timeout, cause)
 }
 
 // endOf says why a delivery's context ended: [ErrTimeout], or the caller's own

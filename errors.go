@@ -32,7 +32,7 @@ var (
 
 	// ErrTimeout: [Policy.Timeout] ended the delivery. It matches
 	// [context.DeadlineExceeded].
-	ErrTimeout = fmt.Errorf("timeout: %w", context.DeadlineExceeded)
+	ErrTimeout error = timeoutError("timeout")
 
 	// ErrBreakerOpen: the target's circuit breaker is open, or half-open with
 	// all its probes under way. Nothing was sent.
@@ -54,8 +54,9 @@ var (
 
 // What went wrong in one attempt.
 var (
-	// ErrAttemptTimeout: no complete answer within [Policy.AttemptTimeout].
-	ErrAttemptTimeout = errors.New("attempt timeout")
+	// ErrAttemptTimeout: no complete answer within [Policy.AttemptTimeout]. It
+	// matches [context.DeadlineExceeded].
+	ErrAttemptTimeout error = timeoutError("attempt timeout")
 	// ErrResponseTooLarge: the answer, decompressed, exceeds
 	// [Policy.MaxResponseBytes].
 	ErrResponseTooLarge = errors.New("response too large")
@@ -63,6 +64,13 @@ var (
 	// testing.T.FailNow does.
 	ErrGoexit = errors.New("user code called runtime.Goexit")
 )
+
+// timeoutError is the end of a time limit of ours.
+type timeoutError string
+
+func (e timeoutError) Error() string { return string(e) }
+func (timeoutError) Timeout() bool   { return true }
+func (timeoutError) Unwrap() error   { return context.DeadlineExceeded }
 
 // InvalidError reports input that was refused before anything was sent.
 // It matches [ErrInvalid].

@@ -31,7 +31,7 @@ type Dispatcher struct {
 	byName    map[string]*target
 	defaults  Policy
 	transport http.RoundTripper
-	owned     *http.Transport // nil if the transport is the user's
+	hangUp    context.CancelFunc // ends the connections of our own transport
 	named     namedGates
 
 	mu       sync.Mutex
@@ -50,9 +50,11 @@ func New(config Config) (*Dispatcher, error) {
 		transport: config.Transport,
 		finished:  make(chan struct{}),
 	}
+	d.hangUp = func() {}
 	if d.transport == nil {
-		d.owned = newTransport()
-		d.transport = d.owned
+		var closing context.Context
+		closing, d.hangUp = context.WithCancel(context.Background())
+		d.transport = newTransport(closing)
 	}
 	if err := d.defaults.check(); err != nil {
 		return nil, mapInvalid(err, func(e *InvalidError) { e.Field = "Defaults." + e.Field })
@@ -130,7 +132,7 @@ func (d *Dispatcher) end() {
 }
 
 // Close stops accepting dispatches, which then fail with [ErrClosed], waits for
-// those under way and closes idle connections. If ctx ends first, its error says
+// those under way and closes the connections of its own transport. If ctx ends first, its error says
 // how many are left; they go on until their own contexts or timeouts end them.
 // Close may be called more than once, and from several goroutines.
 func (d *Dispatcher) Close(ctx context.Context) error {
@@ -155,9 +157,7 @@ func (d *Dispatcher) Close(ctx context.Context) error {
 			return d.leftRunning(ctx.Err())
 		}
 	}
-	if d.owned != nil {
-		d.owned.CloseIdleConnections()
-	}
+	d.hangUp()
 	return nil
 }
 

@@ -97,7 +97,7 @@ func TestConnectionsAreReusedAfterFailures(t *testing.T) {
 
 // A server may close an idle connection at any time. net/http repeats by itself
 // what it lost on one, if it believes that to be safe.
-func TestWhatWasLostOnADeadReusedConnectionIsAnAttemptOfItsOwn(t *testing.T) {
+func TestFaultIdleConnectionClosedByThePeerBetweenTwoCalls(t *testing.T) {
 	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete} {
 		for _, payload := range []fanout.Payload{{}, {Value: "hello"}} {
 			var mu sync.Mutex

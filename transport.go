@@ -10,17 +10,24 @@ import (
 )
 
 // newTransport is the transport of a dispatcher that was given none. It is its
-// own: nobody else's settings, cookies or idle connections.
-func newTransport() *http.Transport {
+// own: nobody else's settings, cookies or idle connections. When closing ends, so
+// do its connections, those included that net/http still opens for an attempt
+// which has given up.
+func newTransport(closing context.Context) *http.Transport {
 	dialer := &net.Dialer{Timeout: 3 * time.Second, KeepAlive: 30 * time.Second}
 	return &http.Transport{
 		Proxy: http.ProxyFromEnvironment,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			ctx, cancel := context.WithCancel(ctx)
+			defer cancel()
+			defer context.AfterFunc(closing, cancel)()
 			conn, err := dialer.DialContext(ctx, network, address)
 			if err != nil {
 				return nil, err
 			}
-			return &countedConn{Conn: conn}, nil
+			counted := &countedConn{Conn: conn}
+			counted.release = context.AfterFunc(closing, func() { _ = conn.Close() })
+			return counted, nil
 		},
 		ForceAttemptHTTP2:      true,
 		MaxIdleConnsPerHost:    64,
@@ -36,6 +43,12 @@ func newTransport() *http.Transport {
 type countedConn struct {
 	net.Conn
 	written atomic.Int64
+	release func() bool // forgets the connection, which is else kept until closing
+}
+
+func (c *countedConn) Close() error {
+	c.release()
+	return c.Conn.Close()
 }
 
 func (c *countedConn) Write(b []byte) (int, error) {
