@@ -75,16 +75,25 @@ func (timeoutError) Unwrap() error   { return context.DeadlineExceeded }
 // InvalidError reports input that was refused before anything was sent.
 // It matches [ErrInvalid].
 type InvalidError struct {
+	Where  string // file, line and column, if it stands in a file
 	Target string // empty if the fault is not in a target
 	Field  string // path of the field, such as "Retry.MaxAttempts"
 	Err    error
 }
 
 func (e *InvalidError) Error() string {
-	if e.Target == "" {
-		return "fanout: " + e.Field + ": " + e.Err.Error()
+	var b strings.Builder
+	b.WriteString("fanout: ")
+	if e.Where != "" {
+		b.WriteString(e.Where + ": ")
 	}
-	return fmt.Sprintf("fanout: target %q: %s: %v", e.Target, e.Field, e.Err)
+	if e.Target != "" {
+		fmt.Fprintf(&b, "target %q: ", e.Target)
+	}
+	if e.Field != "" {
+		b.WriteString(e.Field + ": ")
+	}
+	return b.String() + e.Err.Error()
 }
 
 // Unwrap returns [ErrInvalid] and the cause.

@@ -1,0 +1,24 @@
+package fanout_test
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/fanout-go/fanout"
+)
+
+func ExampleLoadConfig() {
+	os.Setenv("EMAIL_TOKEN", "secret")
+	_, err := fanout.LoadConfig("testdata/targets.json")
+	fmt.Println(err)
+
+	config, err := fanout.ReadConfig(strings.NewReader(`{
+		"defaults": {"timeout": "5s"},
+		"targets": [{"name": "crm", "url": "https://crm.example", "retry": {"max_attempts": 5}}]
+	}`))
+	fmt.Println(config.Targets[0].Name, config.Targets[0].Retry.MaxAttempts, err)
+	// Output:
+	// fanout: testdata/targets.json:20:22: targets[1].header.X-Api-Key: stat /run/secrets/crm_key: no such file or directory
+	// crm 5 <nil>
+}

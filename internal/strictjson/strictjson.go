@@ -1,0 +1,277 @@
+// Package strictjson decodes configuration written by people: what is unknown,
+// given twice or of the wrong type is refused, with its place in the document.
+package strictjson
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// Error is what is wrong with a document, and where.
+type Error struct {
+	Line, Column int    // from 1; columns are bytes
+	Path         string // such as targets[1].retry.max_attempts; empty for the document
+	Err          error
+}
+
+func (e *Error) Error() string {
+	if e.Path == "" {
+		return fmt.Sprintf("%d:%d: %v", e.Line, e.Column, e.Err)
+	}
+	return fmt.Sprintf("%d:%d: %s: %v", e.Line, e.Column, e.Path, e.Err)
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Decode reads a document, which must be a single object, into the struct that
+// v points to. A field's name is its Go name in snake case; the fields of
+// embedded structs stand among the others; a [time.Duration] is a string such
+// as "2s"; a list of strings that is a map's value may be a single string.
+// Fields of other kinds than data cannot be named. Every string but a map's key
+// goes through expand first, together with its path. The error is an [*Error].
+func Decode(document []byte, v any, expand func(path, s string) (string, error)) error {
+	d := &decoder{document: document, json: json.NewDecoder(bytes.NewReader(document)), expand: expand}
+	d.json.UseNumber()
+	err := d.run(reflect.ValueOf(v).Elem())
+	var placed *Error
+	if err == nil || errors.As(err, &placed) {
+		return err
+	}
+	return d.errorAt(d.json.InputOffset(), "", err)
+}
+
+type decoder struct {
+	document []byte
+	json     *json.Decoder
+	expand   func(path, s string) (string, error)
+}
+
+func (d *decoder) run(v reflect.Value) error {
+	if i := invalidUTF8(d.document); i >= 0 {
+		return d.errorAt(int64(i), "", errors.New("not UTF-8"))
+	}
+	if err := d.value("", v); err != nil {
+		return err
+	}
+	at := d.next()
+	if _, err := d.json.Token(); !errors.Is(err, io.EOF) {
+		return d.errorAt(at, "", errors.New("something follows the document"))
+	}
+	return nil
+}
+
+func invalidUTF8(b []byte) int {
+	for i := 0; i < len(b); {
+		r, size := utf8.DecodeRune(b[i:])
+		if r == utf8.RuneError && size == 1 {
+			return i
+		}
+		i += size
+	}
+	return -1
+}
+
+// token reads the next token and says where it starts.
+func (d *decoder) token(path string) (json.Token, int64, error) {
+	at := d.next()
+	token, err := d.json.Token()
+	var syntax *json.SyntaxError
+	switch {
+	case err == nil:
+		return token, at, nil
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return nil, at, d.errorAt(int64(len(d.document)), path, errors.New("the document ends too early"))
+	case errors.As(err, &syntax):
+		return nil, at, d.errorAt(max(at, syntax.Offset-1), path, err)
+	}
+	return nil, at, d.errorAt(at, path, err)
+}
+
+// next is where the next token starts.
+func (d *decoder) next() int64 {
+	at := int(d.json.InputOffset())
+	rest := bytes.TrimLeft(d.document[at:], " \t\r\n,:")
+	return int64(len(d.document) - len(rest))
+}
+
+func (d *decoder) errorAt(offset int64, path string, err error) error {
+	before := d.document[:min(offset, int64(len(d.document)))]
+	line := 1 + bytes.Count(before, []byte("\n"))
+	column := len(before) - (bytes.LastIndexByte(before, '\n') + 1) + 1
+	return &Error{Line: line, Column: column, Path: path, Err: err}
+}
+
+var durationType = reflect.TypeFor[time.Duration]()
+
+func (d *decoder) value(path string, v reflect.Value) error {
+	token, at, err := d.token(path)
+	if err != nil {
+		return err
+	}
+	switch {
+	case token == nil:
+		err = errors.New("null: leave it out instead")
+	case token == json.Delim('{') && v.Kind() == reflect.Struct:
+		return d.object(path, v)
+	case token == json.Delim('{') && v.Kind() == reflect.Map:
+		return d.mapping(path, v)
+	case token == json.Delim('[') && v.Kind() == reflect.Slice:
+		return d.list(path, v)
+	default:
+		err = d.scalar(path, token, v)
+	}
+	if err != nil {
+		return d.errorAt(at, path, err)
+	}
+	return nil
+}
+
+func (d *decoder) scalar(path string, token json.Token, v reflect.Value) error {
+	switch token := token.(type) {
+	case string:
+		return d.text(path, token, v)
+	case bool:
+		if v.Kind() == reflect.Bool {
+			v.SetBool(token)
+			return nil
+		}
+	case json.Number:
+		return number(token, v)
+	}
+	return fmt.Errorf("must be %s", wanted(v))
+}
+
+func (d *decoder) text(path, s string, v reflect.Value) error {
+	if v.Kind() != reflect.String && v.Type() != durationType {
+		return fmt.Errorf("must be %s", wanted(v))
+	}
+	expanded, err := d.expand(path, s)
+	if err != nil {
+		return err
+	}
+	if v.Kind() == reflect.String {
+		v.SetString(expanded)
+		return nil
+	}
+	duration, err := time.ParseDuration(expanded)
+	if err != nil {
+		return fmt.Errorf("%q is not %s", s, wanted(v))
+	}
+	v.SetInt(int64(duration))
+	return nil
+}
+
+func number(n json.Number, v reflect.Value) error {
+	switch {
+	case v.Type() == durationType:
+	case v.CanInt():
+		if i, err := strconv.ParseInt(n.String(), 10, v.Type().Bits()); err == nil {
+			v.SetInt(i)
+			return nil
+		}
+	case v.CanFloat():
+		if f, err := n.Float64(); err == nil {
+			v.SetFloat(f)
+			return nil
+		}
+	}
+	return fmt.Errorf("%.40s: must be %s", n, wanted(v))
+}
+
+func wanted(v reflect.Value) string {
+	switch {
+	case v.Type() == durationType:
+		return `a duration such as "2s" or "1m30s"`
+	case v.CanInt():
+		return "a whole number"
+	case v.CanFloat():
+		return "a number"
+	}
+	switch v.Kind() {
+	case reflect.Bool:
+		return "true or false"
+	case reflect.String:
+		return "a string"
+	case reflect.Slice:
+		return "a list"
+	default:
+		return "an object"
+	}
+}
+
+func (d *decoder) list(path string, v reflect.Value) error {
+	list := reflect.MakeSlice(v.Type(), 0, 0)
+	for d.json.More() {
+		item := reflect.New(v.Type().Elem()).Elem()
+		if err := d.value(fmt.Sprintf("%s[%d]", path, list.Len()), item); err != nil {
+			return err
+		}
+		list = reflect.Append(list, item)
+	}
+	v.Set(list)
+	_, _, err := d.token(path)
+	return err
+}
+
+func (d *decoder) mapping(path string, v reflect.Value) error {
+	v.Set(reflect.MakeMap(v.Type()))
+	return d.members(path, func(name, path string, _ int64) error {
+		item := reflect.New(v.Type().Elem()).Elem()
+		decode := d.value
+		if d.json.More() && d.document[d.next()] == '"' {
+			decode = d.single
+		}
+		if err := decode(path, item); err != nil {
+			return err
+		}
+		v.SetMapIndex(reflect.ValueOf(name), item)
+		return nil
+	})
+}
+
+// single reads one string as a list of it.
+func (d *decoder) single(path string, v reflect.Value) error {
+	v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+	return d.value(path, v.Index(0))
+}
+
+func (d *decoder) object(path string, v reflect.Value) error {
+	fields := fieldsOf(v.Type())
+	return d.members(path, func(name, path string, at int64) error {
+		index, ok := fields[name]
+		if !ok {
+			return d.errorAt(at, path, unknown(name, fields))
+		}
+		return d.value(path, v.FieldByIndex(index))
+	})
+}
+
+// members calls decode for every member of an object, whose value is to be read.
+func (d *decoder) members(path string, decode func(name, path string, at int64) error) error {
+	seen := map[string]bool{}
+	for d.json.More() {
+		token, at, err := d.token(path)
+		if err != nil {
+			return err
+		}
+		name, _ := token.(string)
+		inner := strings.TrimPrefix(path+"."+name, ".")
+		if seen[name] {
+			return d.errorAt(at, inner, errors.New("given twice"))
+		}
+		seen[name] = true
+		if err := decode(name, inner, at); err != nil {
+			return err
+		}
+	}
+	_, _, err := d.token(path)
+	return err
+}
