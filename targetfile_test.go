@@ -108,6 +108,7 @@ func TestAFileThatCannotBeMeantIsRefusedWithItsPlace(t *testing.T) {
 	for _, test := range []struct{ document, want string }{
 		{``, `1:1: the document ends too early`},
 		{`{`, `1:2: the document ends too early`},
+		{`{"targets": [{"header": {"A":`, `1:30: targets[0].header.A: the document ends too early`},
 		{`[]`, `1:1: must be an object`},
 		{`null`, `1:1: null: leave it out instead`},
 		{`{} {}`, `1:4: something follows the document`},

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"text/tabwriter"
+
+	"github.com/fanout-go/fanout"
+)
+
+func readPayload(path string) ([]byte, error) {
+	payload, err := os.ReadFile(path) //nolint:gosec // the user names the file
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: run from the repository's root, or name a sign-up with -payload FILE", err)
+	}
+	return payload, err
+}
+
+// demo signs up once and prints what became of it.
+func demo(ctx context.Context, url string, payload []byte, stdout io.Writer) error {
+	fmt.Fprintf(stdout, "POST %s\n", url)
+	status, report, err := postSignUp(ctx, url, payload)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "%d %s, correlation ID %s\n\n", status, http.StatusText(status), report.CorrelationID)
+	if err := writeTable(stdout, report); err != nil {
+		return err
+	}
+	return report.err()
+}
+
+func postSignUp(ctx context.Context, url string, payload []byte) (int, Report, error) {
+	var report Report
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(payload))
+	if err != nil {
+		return 0, report, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, report, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, report, err
+	}
+	if resp.StatusCode/100 == 4 {
+		return 0, report, fmt.Errorf("%s: %s", resp.Status, bytes.TrimSpace(body))
+	}
+	return resp.StatusCode, report, json.Unmarshal(body, &report)
+}
+
+func writeTable(w io.Writer, report Report) error {
+	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(table, "TARGET\tOUTCOME\tSTATUS\tATTEMPTS\tDURATION")
+	for _, t := range report.Targets {
+		status := "-"
+		if t.Status != 0 {
+			status = fmt.Sprint(t.Status)
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%d ms\n", t.Target, t.Outcome, status, t.Attempts, t.DurationMS)
+	}
+	return table.Flush()
+}
+
+func (r Report) err() error {
+	var errs []error
+	for _, t := range r.Targets {
+		if !t.Optional && t.Outcome != fanout.Delivered {
+			errs = append(errs, fmt.Errorf("required target %s: %s", t.Target, t.Outcome))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,116 @@
+// Signup is a service that takes sign-ups over HTTP and dispatches each to
+// three APIs at once: email, CRM and analytics. It shows a handler around
+// [fanout.Dispatcher.Dispatch], an optional target, one correlation ID from the
+// caller through the log to the targets, and a shutdown that loses nothing.
+//
+//	go run ./examples/signup
+//
+// starts the service with fakes of the three APIs, signs up once and prints what
+// became of each target. The fakes are not all well: the CRM is unavailable at
+// first, and analytics is slow.
+//
+//	go run ./examples/signup -serve
+//	curl -d @testdata/signup.json http://127.0.0.1:8080/signup
+//
+// keeps it running. With -targets FILE it sends to your own targets instead; see
+// testdata/targets.json. What to copy is in service.go.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/fanout-go/fanout"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait for the first
+	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
+		fmt.Fprintln(os.Stderr, "signup:", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	serve                  bool
+	addr, payload, targets string
+}
+
+func parse(args []string, stderr io.Writer) (options, error) {
+	var o options
+	flags := flag.NewFlagSet("signup", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.BoolVar(&o.serve, "serve", false, "keep serving until Ctrl-C or SIGTERM, instead of signing up once")
+	flags.StringVar(&o.addr, "addr", "", "listen on `HOST:PORT` (default 127.0.0.1:8080 with -serve, else any free port)")
+	flags.StringVar(&o.payload, "payload", "testdata/signup.json", "sign up with the JSON in `FILE`")
+	flags.StringVar(&o.targets, "targets", "", "send to the targets defined in `FILE` instead of the fakes")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	if flags.NArg() > 0 {
+		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	if o.addr == "" {
+		o.addr = "127.0.0.1:0"
+		if o.serve {
+			o.addr = "127.0.0.1:8080"
+		}
+	}
+	return o, nil
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	o, err := parse(args, stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var payload []byte
+	if !o.serve {
+		if payload, err = readPayload(o.payload); err != nil {
+			return err
+		}
+	}
+
+	var config fanout.Config
+	if o.targets == "" {
+		fakes := startFakes()
+		defer fakes.close()
+		config.Targets = fakes.targets()
+	} else if config, err = fanout.LoadConfig(o.targets); err != nil {
+		return err
+	}
+	dispatcher, err := newDispatcher(config) //nolint:contextcheck // it outlives any call
+	if err != nil {
+		return err
+	}
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", o.addr)
+	if err != nil {
+		return errors.Join(err, dispatcher.Close(ctx))
+	}
+	url := "http://" + listener.Addr().String() + "/signup"
+	logger := slog.New(fanout.NewCorrelationHandler(slog.NewTextHandler(stderr, nil)))
+
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	served := make(chan error, 1)
+	go func() { served <- serve(ctx, listener, dispatcher, logger) }()
+	if o.serve {
+		fmt.Fprintf(stdout, "listening on %s; Ctrl-C stops\n", url)
+	} else {
+		err = demo(ctx, url, payload, stdout)
+		stop()
+	}
+	return errors.Join(err, <-served)
+}
