@@ -1,6 +1,5 @@
-// Package strictjson decodes JSON that people write. Unlike encoding/json it
-// refuses unknown and repeated fields, null, and names in the wrong case; reads
-// durations as "2s"; and reports every problem with its place in the text.
+// Package strictjson decodes configuration written by people: what is unknown,
+// given twice or of the wrong type is refused, with its place in the document.
 package strictjson
 
 import (
@@ -8,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"reflect"
 	"strconv"
 	"strings"
@@ -15,252 +15,263 @@ import (
 	"unicode/utf8"
 )
 
-// maxProblems is as many as one reads at once.
-const maxProblems = 10
-
-// Problem is one thing wrong with a document.
-type Problem struct {
-	Line, Column int    // from 1; columns count characters
-	Path         string // such as "targets[1].retry"; empty for the document itself
+// Error is what is wrong with a document, and where.
+type Error struct {
+	Line, Column int    // from 1; columns are bytes
+	Path         string // such as targets[1].retry.max_attempts; empty for the document
 	Err          error
 }
 
-// An Expander turns a string in the document into the one that is decoded. Its
-// error is reported with the string's place.
-type Expander func(path, s string) (string, error)
-
-// Decode reads a document into the struct that v points to, and returns the
-// first ten problems, in the order of the text. If there are any, v is of no use.
-//
-// A field's name is the Go field's in snake_case; the fields of an embedded
-// struct stand beside those of the one around it. Fields may be structs,
-// booleans, ints, int64s, float64s, strings, [time.Duration], and slices and
-// maps of these. One string may stand for a list of strings. Fields of other
-// types are refused in a document: they are set in code.
-func Decode(data []byte, v any, expand Expander) []Problem {
-	data = bytes.TrimPrefix(data, []byte("\ufeff")) // a byte order mark, see RFC 8259, section 8.1
-	d := &decoder{text: data, tokens: json.NewDecoder(bytes.NewReader(data)), expand: expand}
-	d.tokens.UseNumber()
-	if at, err := check(data); err != nil {
-		d.refuse(at, "", err)
-	} else {
-		d.value("", reflect.ValueOf(v).Elem())
+func (e *Error) Error() string {
+	if e.Path == "" {
+		return fmt.Sprintf("%d:%d: %v", e.Line, e.Column, e.Err)
 	}
-	return d.problems
+	return fmt.Sprintf("%d:%d: %s: %v", e.Line, e.Column, e.Path, e.Err)
 }
 
-// check looks for what makes a text no JSON document at all. What follows can
-// then rely on every token, and on a bounded depth.
-func check(data []byte) (at int64, err error) {
-	if at := bytes.IndexRune(data, utf8.RuneError); at >= 0 {
-		return int64(at), errors.New("not UTF-8, or the replacement character U+FFFD")
+func (e *Error) Unwrap() error { return e.Err }
+
+// Decode reads a document, which must be a single object, into the struct that
+// v points to. A field's name is its Go name in snake case; the fields of
+// embedded structs stand among the others; a [time.Duration] is a string such
+// as "2s"; a list of strings that is a map's value may be a single string.
+// Fields of other kinds than data cannot be named. Every string but a map's key
+// goes through expand first, together with its path. The error is an [*Error].
+func Decode(document []byte, v any, expand func(path, s string) (string, error)) error {
+	d := &decoder{document: document, json: json.NewDecoder(bytes.NewReader(document)), expand: expand}
+	d.json.UseNumber()
+	err := d.run(reflect.ValueOf(v).Elem())
+	var placed *Error
+	if err == nil || errors.As(err, &placed) {
+		return err
 	}
-	if len(bytes.TrimSpace(data)) == 0 {
-		return 0, errors.New("empty document")
-	}
-	var raw json.RawMessage
-	err = json.Unmarshal(data, &raw)
-	var syntax *json.SyntaxError
-	if errors.As(err, &syntax) {
-		at = max(0, syntax.Offset-1) // Offset is behind the byte at fault
-	}
-	return at, err
+	return d.errorAt(d.json.InputOffset(), "", err)
 }
 
 type decoder struct {
-	text     []byte
-	tokens   *json.Decoder
-	expand   Expander
-	problems []Problem
+	document []byte
+	json     *json.Decoder
+	expand   func(path, s string) (string, error)
 }
 
-func (d *decoder) refuse(at int64, path string, err error) {
-	if len(d.problems) < maxProblems {
-		line, column := d.place(at)
-		d.problems = append(d.problems, Problem{line, column, path, err})
+func (d *decoder) run(v reflect.Value) error {
+	if i := invalidUTF8(d.document); i >= 0 {
+		return d.errorAt(int64(i), "", errors.New("not UTF-8"))
 	}
-}
-
-func (d *decoder) refusef(at int64, path, format string, args ...any) {
-	d.refuse(at, path, fmt.Errorf(format, args...))
-}
-
-func (d *decoder) place(at int64) (line, column int) {
-	before := d.text[:at]
-	return bytes.Count(before, []byte("\n")) + 1, utf8.RuneCount(before[bytes.LastIndexByte(before, '\n')+1:]) + 1
-}
-
-// next returns the next token and where it starts.
-func (d *decoder) next() (json.Token, int64) {
-	at := d.tokens.InputOffset() // the end of the last token
-	for strings.IndexByte(" \t\r\n,:", d.text[at]) >= 0 {
-		at++
+	if err := d.value("", v); err != nil {
+		return err
 	}
-	token, _ := d.tokens.Token() // the text has been checked
-	return token, at
+	at := d.next()
+	if _, err := d.json.Token(); !errors.Is(err, io.EOF) {
+		return d.errorAt(at, "", errors.New("something follows the document"))
+	}
+	return nil
 }
 
-// skip passes over the rest of the value that token begins.
-func (d *decoder) skip(token json.Token) {
-	for depth := 0; ; token, _ = d.next() {
-		switch token {
-		case json.Delim('{'), json.Delim('['):
-			depth++
-		case json.Delim('}'), json.Delim(']'):
-			depth--
+func invalidUTF8(b []byte) int {
+	for i := 0; i < len(b); {
+		r, size := utf8.DecodeRune(b[i:])
+		if r == utf8.RuneError && size == 1 {
+			return i
 		}
-		if depth == 0 {
-			return
-		}
+		i += size
 	}
+	return -1
+}
+
+// token reads the next token and says where it starts.
+func (d *decoder) token(path string) (json.Token, int64, error) {
+	at := d.next()
+	token, err := d.json.Token()
+	var syntax *json.SyntaxError
+	switch {
+	case err == nil:
+		return token, at, nil
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return nil, at, d.errorAt(int64(len(d.document)), path, errors.New("the document ends too early"))
+	case errors.As(err, &syntax):
+		return nil, at, d.errorAt(max(at, syntax.Offset-1), path, err)
+	}
+	return nil, at, d.errorAt(at, path, err)
+}
+
+// next is where the next token starts.
+func (d *decoder) next() int64 {
+	at := int(d.json.InputOffset())
+	rest := bytes.TrimLeft(d.document[at:], " \t\r\n,:")
+	return int64(len(d.document) - len(rest))
+}
+
+func (d *decoder) errorAt(offset int64, path string, err error) error {
+	before := d.document[:min(offset, int64(len(d.document)))]
+	line := 1 + bytes.Count(before, []byte("\n"))
+	column := len(before) - (bytes.LastIndexByte(before, '\n') + 1) + 1
+	return &Error{Line: line, Column: column, Path: path, Err: err}
 }
 
 var durationType = reflect.TypeFor[time.Duration]()
 
-func (d *decoder) value(path string, v reflect.Value) {
-	token, at := d.next()
-	kind, done := v.Kind(), false
+func (d *decoder) value(path string, v reflect.Value) error {
+	token, at, err := d.token(path)
+	if err != nil {
+		return err
+	}
+	switch {
+	case token == nil:
+		err = errors.New("null: leave it out instead")
+	case token == json.Delim('{') && v.Kind() == reflect.Struct:
+		return d.object(path, v)
+	case token == json.Delim('{') && v.Kind() == reflect.Map:
+		return d.mapping(path, v)
+	case token == json.Delim('[') && v.Kind() == reflect.Slice:
+		return d.list(path, v)
+	default:
+		err = d.scalar(path, token, v)
+	}
+	if err != nil {
+		return d.errorAt(at, path, err)
+	}
+	return nil
+}
+
+func (d *decoder) scalar(path string, token json.Token, v reflect.Value) error {
 	switch token := token.(type) {
-	case nil:
-		d.refusef(at, path, "null is no value: leave it out")
-		done = true
+	case string:
+		return d.text(path, token, v)
 	case bool:
-		if done = kind == reflect.Bool; done {
+		if v.Kind() == reflect.Bool {
 			v.SetBool(token)
+			return nil
 		}
 	case json.Number:
-		done = d.number(at, path, v, token.String())
-	case string:
-		done = d.string(at, path, v, token)
-	case json.Delim:
-		switch {
-		case token == '{' && kind == reflect.Struct:
-			d.fields(path, v)
-			done = true
-		case token == '{' && kind == reflect.Map:
-			d.entries(path, v)
-			done = true
-		case token == '[' && kind == reflect.Slice:
-			d.elements(path, v)
-			done = true
-		}
+		return number(token, v)
 	}
-	if !done {
-		d.refusef(at, path, "must be %s, not %s", describeType(v.Type()), describeToken(token))
-		d.skip(token)
-	}
+	return fmt.Errorf("must be %s", wanted(v))
 }
 
-func (d *decoder) number(at int64, path string, v reflect.Value, number string) bool {
-	var err error
+func (d *decoder) text(path, s string, v reflect.Value) error {
+	if v.Kind() != reflect.String && v.Type() != durationType {
+		return fmt.Errorf("must be %s", wanted(v))
+	}
+	expanded, err := d.expand(path, s)
+	if err != nil {
+		return err
+	}
+	if v.Kind() == reflect.String {
+		v.SetString(expanded)
+		return nil
+	}
+	duration, err := time.ParseDuration(expanded)
+	if err != nil {
+		return fmt.Errorf("%q is not %s", s, wanted(v))
+	}
+	v.SetInt(int64(duration))
+	return nil
+}
+
+func number(n json.Number, v reflect.Value) error {
 	switch {
 	case v.Type() == durationType:
-		if _, err := time.ParseDuration(number + "s"); err != nil {
-			return false
-		}
-		d.refusef(at, path, `%.40s has no unit: write "%[1]ss" for seconds, "%[1]sms" for milliseconds`, number)
-		return true
 	case v.CanInt():
-		var i int64
-		i, err = strconv.ParseInt(number, 10, v.Type().Bits())
-		v.SetInt(i)
+		if i, err := strconv.ParseInt(n.String(), 10, v.Type().Bits()); err == nil {
+			v.SetInt(i)
+			return nil
+		}
 	case v.CanFloat():
-		var f float64
-		f, err = strconv.ParseFloat(number, 64)
-		v.SetFloat(f)
-	default:
-		return false
+		if f, err := n.Float64(); err == nil {
+			v.SetFloat(f)
+			return nil
+		}
 	}
+	return fmt.Errorf("%.40s: must be %s", n, wanted(v))
+}
+
+func wanted(v reflect.Value) string {
 	switch {
-	case errors.Is(err, strconv.ErrRange):
-		d.refusef(at, path, "%.40s is out of range", number)
-	case err != nil:
-		d.refusef(at, path, "%.40s is not a whole number in digits", number)
+	case v.Type() == durationType:
+		return `a duration such as "2s" or "1m30s"`
+	case v.CanInt():
+		return "a whole number"
+	case v.CanFloat():
+		return "a number"
 	}
-	return true
+	switch v.Kind() {
+	case reflect.Bool:
+		return "true or false"
+	case reflect.String:
+		return "a string"
+	case reflect.Slice:
+		return "a list"
+	default:
+		return "an object"
+	}
 }
 
-func (d *decoder) string(at int64, path string, v reflect.Value, s string) bool {
-	if v.Type() == durationType {
-		duration, err := time.ParseDuration(s)
-		if err != nil {
-			d.refusef(at, path, `%.40q is not a duration, such as "2s" or "1m30s"`, s)
+func (d *decoder) list(path string, v reflect.Value) error {
+	list := reflect.MakeSlice(v.Type(), 0, 0)
+	for d.json.More() {
+		item := reflect.New(v.Type().Elem()).Elem()
+		if err := d.value(fmt.Sprintf("%s[%d]", path, list.Len()), item); err != nil {
+			return err
 		}
-		v.SetInt(int64(duration))
-		return true
+		list = reflect.Append(list, item)
 	}
-	if v.Kind() != reflect.String && !isStrings(v.Type()) {
-		return false
-	}
-	if strings.ContainsRune(s, utf8.RuneError) {
-		d.refusef(at, path, `a \u escape in it is no character`)
-		return true
-	}
-	s, err := d.expand(path, s)
-	if err != nil {
-		d.refuse(at, path, err)
-		return true
-	}
-	if isStrings(v.Type()) {
-		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
-		v = v.Index(0)
-	}
-	v.SetString(s)
-	return true
+	v.Set(list)
+	_, _, err := d.token(path)
+	return err
 }
 
-func (d *decoder) elements(path string, v reflect.Value) {
-	v.Set(reflect.MakeSlice(v.Type(), 0, 0)) // [] is not nil
-	for i := 0; d.tokens.More(); i++ {
-		element := reflect.New(v.Type().Elem()).Elem()
-		d.value(fmt.Sprintf("%s[%d]", path, i), element)
-		v.Set(reflect.Append(v, element))
-	}
-	d.next()
-}
-
-func (d *decoder) entries(path string, v reflect.Value) {
+func (d *decoder) mapping(path string, v reflect.Value) error {
 	v.Set(reflect.MakeMap(v.Type()))
-	d.members(path, func(_ int64, path, name string) {
-		element := reflect.New(v.Type().Elem()).Elem()
-		d.value(path, element)
-		v.SetMapIndex(reflect.ValueOf(name).Convert(v.Type().Key()), element)
+	return d.members(path, func(name, path string, _ int64) error {
+		item := reflect.New(v.Type().Elem()).Elem()
+		decode := d.value
+		if bytes.HasPrefix(d.document[d.next():], []byte(`"`)) {
+			decode = d.single
+		}
+		if err := decode(path, item); err != nil {
+			return err
+		}
+		v.SetMapIndex(reflect.ValueOf(name), item)
+		return nil
 	})
 }
 
-func (d *decoder) fields(path string, v reflect.Value) {
+// single reads one string as a list of it.
+func (d *decoder) single(path string, v reflect.Value) error {
+	v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+	return d.value(path, v.Index(0))
+}
+
+func (d *decoder) object(path string, v reflect.Value) error {
 	fields := fieldsOf(v.Type())
-	d.members(path, func(at int64, path, name string) {
-		field, known := fields[name]
-		if known && decodable(field.Type) {
-			d.value(path, v.FieldByIndex(field.Index))
-			return
+	return d.members(path, func(name, path string, at int64) error {
+		index, ok := fields[name]
+		if !ok {
+			return d.errorAt(at, path, unknown(name, fields))
 		}
-		if known {
-			d.refusef(at, path, "is set in code, not in a file")
-		} else {
-			d.refusef(at, path, "unknown field%s", suggest(name, fields))
-		}
-		d.skip(nil)
+		return d.value(path, v.FieldByIndex(index))
 	})
 }
 
-// members calls member for each name in an object, which must pass over the
-// name's value.
-func (d *decoder) members(path string, member func(at int64, path, name string)) {
-	seen := make(map[string]int64)
-	for d.tokens.More() {
-		token, at := d.next()
-		name, _ := token.(string)
-		memberPath := join(path, name)
-		if first, again := seen[name]; again {
-			line, column := d.place(first)
-			d.refusef(at, memberPath, "is given twice, first at %d:%d", line, column)
-			d.skip(nil)
-			continue
+// members calls decode for every member of an object, whose value is to be read.
+func (d *decoder) members(path string, decode func(name, path string, at int64) error) error {
+	seen := map[string]bool{}
+	for d.json.More() {
+		token, at, err := d.token(path)
+		if err != nil {
+			return err
 		}
-		seen[name] = at
-		member(at, memberPath, name)
+		name, _ := token.(string)
+		inner := strings.TrimPrefix(path+"."+name, ".")
+		if seen[name] {
+			return d.errorAt(at, inner, errors.New("given twice"))
+		}
+		seen[name] = true
+		if err := decode(name, inner, at); err != nil {
+			return err
+		}
 	}
-	d.next()
+	_, _, err := d.token(path)
+	return err
 }
