@@ -54,24 +54,24 @@ func newBulkhead(b Bulkhead) *bulkhead {
 	}
 }
 
-// enter takes a permit, which leave gives back, and says whether it had to wait.
-func (b *bulkhead) enter(ctx context.Context) (waited bool, err error) {
-	if b == nil || b.permits.TryAcquire(1) {
-		return false, nil
-	}
+// tryEnter takes a permit, which leave gives back, if there is one.
+func (b *bulkhead) tryEnter() bool { return b == nil || b.permits.TryAcquire(1) }
+
+// enter queues for a permit.
+func (b *bulkhead) enter(ctx context.Context) error {
 	defer b.waiting.Add(-1)
 	if b.waiting.Add(1) > b.maxQueue {
-		return false, ErrBulkheadFull
+		return ErrBulkheadFull
 	}
 	waitCtx, cancel := context.WithTimeout(ctx, b.maxWait)
 	defer cancel()
-	if b.permits.Acquire(waitCtx, 1) != nil {
-		if ctx.Err() != nil {
-			return true, endOf(ctx)
-		}
-		return true, ErrBulkheadFull
+	if b.permits.Acquire(waitCtx, 1) == nil {
+		return nil
 	}
-	return true, nil
+	if ctx.Err() != nil {
+		return endOf(ctx)
+	}
+	return ErrBulkheadFull
 }
 
 func (b *bulkhead) leave() {

@@ -1,10 +1,8 @@
 package fanout
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"slices"
@@ -152,18 +150,6 @@ func classifyError(t *target, err error) verdict {
 		return verdict{reach: unanswered, err: err, vote: unhealthy}
 	}
 	return verdict{reach: unanswered, err: err, retry: true, vote: unhealthy}
-}
-
-// cutShortBy amends the verdict on an attempt that ended with a context: the
-// caller's end says nothing about the target, a timeout does.
-func (v *verdict) cutShortBy(caller, total, attempt context.Context) {
-	switch {
-	case attempt.Err() == nil, v.reach == delivered, v.reach == refused:
-	case caller.Err() != nil:
-		v.retry, v.vote = false, noVote
-	case total.Err() == nil && !errors.Is(v.err, ErrAttemptTimeout):
-		v.err = fmt.Errorf("%w: %w", ErrAttemptTimeout, v.err)
-	}
 }
 
 // parseRetryAfter reads both forms of RFC 9110, section 10.2.3: seconds and an

@@ -4,28 +4,45 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 )
 
 // clock is the deadlines of the deliveries in one dispatch that share their
-// timeouts: one context for the whole, and one for all the first attempts that
-// start with the dispatch, because they did not have to queue.
+// timeouts: one context for all the first attempts that start with the dispatch,
+// because they did not have to queue, and one for the whole, made when a
+// delivery first has to wait for something.
 type clock struct {
-	started                  time.Time
-	timeout, attemptTimeout  time.Duration
-	total, first             context.Context
-	cancelTotal, cancelFirst context.CancelFunc
+	ctx                     context.Context // of the dispatch
+	started                 time.Time
+	timeout, attemptTimeout time.Duration
+	first                   context.Context
+	cancelFirst             context.CancelFunc
+	makeWhole               sync.Once
+	whole                   context.Context
+	cancelWhole             context.CancelFunc
+	next                    *clock
 }
 
 func startClock(ctx context.Context, p *Policy) *clock {
-	c := &clock{started: time.Now(), timeout: p.Timeout, attemptTimeout: p.AttemptTimeout}
-	c.total, c.cancelTotal = withTimeout(ctx, c.timeout, ErrTimeout)
+	c := &clock{ctx: ctx, started: time.Now(), timeout: p.Timeout, attemptTimeout: p.AttemptTimeout}
 	if p.longestAttempt() == c.timeout {
-		c.first, c.cancelFirst = c.total, c.cancelTotal
+		c.first, c.cancelFirst = c.total(), func() {}
 	} else {
 		c.first, c.cancelFirst = withTimeout(ctx, c.attemptTimeout, ErrAttemptTimeout)
 	}
 	return c
+}
+
+// total bounds a whole delivery.
+func (c *clock) total() context.Context {
+	c.makeWhole.Do(func() {
+		c.whole, c.cancelWhole = c.ctx, func() {}
+		if c.timeout > 0 {
+			c.whole, c.cancelWhole = context.WithDeadlineCause(c.ctx, c.started.Add(c.timeout), ErrTimeout)
+		}
+	})
+	return c.whole
 }
 
 func (c *clock) fits(p *Policy) bool {
@@ -34,13 +51,25 @@ func (c *clock) fits(p *Policy) bool {
 
 func (c *clock) stop() {
 	c.cancelFirst()
-	c.cancelTotal()
+	if c.cancelWhole != nil {
+		c.cancelWhole()
+	}
+}
+
+// bound is the context that the delivery lives by, so far. One that comes too
+// late for the first attempts' clock has queued for its goroutine.
+func (dl *delivery) bound() context.Context {
+	dl.queued = dl.queued || dl.clock.first.Err() != nil
+	if dl.queued {
+		return dl.clock.total()
+	}
+	return dl.clock.first
 }
 
 // attemptContext bounds the coming attempt.
-func (dl *delivery) attemptContext(total context.Context) (context.Context, context.CancelFunc) {
+func (dl *delivery) attemptContext() (context.Context, context.CancelFunc) {
 	if dl.queued {
-		return withTimeout(total, dl.clock.attemptTimeout, ErrAttemptTimeout)
+		return withTimeout(dl.clock.total(), dl.clock.attemptTimeout, ErrAttemptTimeout)
 	}
 	return dl.clock.first, func() {}
 }

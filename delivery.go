@@ -2,6 +2,8 @@ package fanout
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -39,19 +41,19 @@ func (dl *delivery) run() {
 		}
 		dl.finish(reason)
 	}()
-	reason = dl.deliver(dl.clock.total)
+	reason = dl.deliver()
 }
 
 // deliver makes attempts until one succeeds, and returns nil, or none may
 // follow, and returns why.
-func (dl *delivery) deliver(ctx context.Context) error {
-	if err := dl.prepare(ctx); err != nil {
+func (dl *delivery) deliver() error {
+	if err := dl.prepare(); err != nil {
 		return err
 	}
 	budget := dl.target.gates.budget
 	for {
 		made := len(dl.attempts)
-		if err := dl.attempt(ctx); err != nil {
+		if err := dl.attempt(); err != nil {
 			if made > 0 {
 				budget.giveBack()
 			}
@@ -61,11 +63,11 @@ func (dl *delivery) deliver(ctx context.Context) error {
 			budget.success()
 			return nil
 		}
-		wait, err := dl.nextWait(ctx)
+		wait, err := dl.nextWait()
 		if err != nil {
 			return err
 		}
-		if err := sleep(ctx, wait); err != nil {
+		if err := sleep(dl.clock.total(), wait); err != nil {
 			budget.giveBack()
 			return err
 		}
@@ -75,20 +77,21 @@ func (dl *delivery) deliver(ctx context.Context) error {
 
 // attempt passes the gates in their order and sends. An error means that
 // nothing was sent, and why.
-func (dl *delivery) attempt(total context.Context) error {
-	if total.Err() != nil {
-		return endOf(total)
+func (dl *delivery) attempt() error {
+	if ctx := dl.bound(); ctx.Err() != nil {
+		return endOf(ctx)
 	}
 	gates := dl.target.gates
 	if gates.breaker.state() == BreakerOpen {
 		return ErrBreakerOpen
 	}
 
-	waited, err := gates.rateLimit.wait(total)
-	if err != nil {
-		return err
+	if !gates.rateLimit.allow() {
+		dl.queued = true
+		if err := gates.rateLimit.wait(dl.clock.total()); err != nil {
+			return err
+		}
 	}
-	dl.queued = dl.queued || waited
 	made := len(dl.attempts)
 	defer func() {
 		if len(dl.attempts) == made {
@@ -96,12 +99,13 @@ func (dl *delivery) attempt(total context.Context) error {
 		}
 	}()
 
-	waited, err = gates.bulkhead.enter(total)
-	if err != nil {
-		return err
+	if !gates.bulkhead.tryEnter() {
+		dl.queued = true
+		if err := gates.bulkhead.enter(dl.clock.total()); err != nil {
+			return err
+		}
 	}
 	defer gates.bulkhead.leave()
-	dl.queued = dl.queued || waited
 
 	admission, err := gates.breaker.admit()
 	if err != nil {
@@ -110,12 +114,12 @@ func (dl *delivery) attempt(total context.Context) error {
 	health := noVote
 	defer func() { admission.report(health) }()
 
-	ctx, cancel := dl.attemptContext(total)
+	ctx, cancel := dl.attemptContext()
 	defer cancel()
 	if err := dl.send(ctx); err != nil {
 		return err
 	}
-	dl.verdict.cutShortBy(dl.caller, total, ctx)
+	dl.cutShortBy(ctx)
 	dl.settle()
 	health = dl.verdict.vote
 	return nil
@@ -156,6 +160,19 @@ func (dl *delivery) nextExchange() *exchange {
 	return &exchange{answer: new(Response), refresh: dl.verdict.expired}
 }
 
+// cutShortBy amends the verdict on an attempt whose context ended: the caller's
+// end says nothing about the target, a timeout does.
+func (dl *delivery) cutShortBy(attempt context.Context) {
+	v := &dl.verdict
+	switch {
+	case attempt.Err() == nil, v.reach == delivered, v.reach == refused:
+	case dl.caller.Err() != nil:
+		v.retry, v.vote = false, noVote
+	case dl.clock.total().Err() == nil && !errors.Is(v.err, ErrAttemptTimeout):
+		v.err = fmt.Errorf("%w: %w", ErrAttemptTimeout, v.err)
+	}
+}
+
 // settle writes the verdict into the attempt's record.
 func (dl *delivery) settle() {
 	a := &dl.attempts[len(dl.attempts)-1]
@@ -167,8 +184,8 @@ func (dl *delivery) settle() {
 
 // nextWait is how long to wait before the next attempt, or why there is none.
 // A wait is paid for from the retry budget.
-func (dl *delivery) nextWait(ctx context.Context) (time.Duration, error) {
-	t, v := dl.target, &dl.verdict
+func (dl *delivery) nextWait() (time.Duration, error) {
+	t, v, ctx := dl.target, &dl.verdict, dl.clock.total()
 	switch {
 	case ctx.Err() != nil:
 		return 0, endOf(ctx)
@@ -226,7 +243,7 @@ func (dl *delivery) failure() Outcome {
 
 // prepare lets the user shape the request, once for all attempts: an idempotency
 // key promises that they are the same.
-func (dl *delivery) prepare(ctx context.Context) error {
+func (dl *delivery) prepare() error {
 	t := dl.target
 	if t.Prepare == nil {
 		return nil
@@ -240,7 +257,7 @@ func (dl *delivery) prepare(ctx context.Context) error {
 		u := *dl.request.URL
 		dl.request.URL = &u
 	}
-	if err := t.Prepare(ctx, &dl.request); err != nil {
+	if err := t.Prepare(dl.clock.total(), &dl.request); err != nil {
 		return &InvalidError{Target: t.Name, Field: "Prepare", Err: err}
 	}
 	return t.checkPrepared(&dl.request)

@@ -28,7 +28,7 @@ func ToTargets(targets ...Target) Option { return Option{targets: targets} }
 type dispatch struct {
 	ctx        context.Context // the caller's, with the correlation ID
 	deliveries []delivery
-	clocks     []*clock
+	clocks     *clock // a list
 }
 
 // plan checks all there is to check, so that nothing is sent if anything is wrong.
@@ -174,13 +174,13 @@ func (m *message) request(t *target, dispatchID, correlationID, deliveryID strin
 }
 
 func (p *dispatch) clock(policy *Policy) *clock {
-	for _, c := range p.clocks {
+	for c := p.clocks; c != nil; c = c.next {
 		if c.fits(policy) {
 			return c
 		}
 	}
 	c := startClock(p.ctx, policy)
-	p.clocks = append(p.clocks, c)
+	c.next, p.clocks = p.clocks, c
 	return c
 }
 
@@ -196,7 +196,7 @@ func (p *dispatch) run() Results {
 }
 
 func (p *dispatch) release() {
-	for _, c := range p.clocks {
+	for c := p.clocks; c != nil; c = c.next {
 		c.stop()
 	}
 	for i := range p.deliveries {

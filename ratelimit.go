@@ -65,22 +65,22 @@ func newRateLimit(r RateLimit) *rateLimit {
 	return &rateLimit{rate.NewLimiter(rate.Limit(r.PerSecond), r.Burst), max(0, r.MaxWait)}
 }
 
-// wait takes a token, which giveBack returns, and says whether it had to wait.
-func (r *rateLimit) wait(ctx context.Context) (waited bool, err error) {
-	if r == nil || r.limiter.Allow() {
-		return false, nil
-	}
+// allow takes a token, which giveBack returns, if there is one.
+func (r *rateLimit) allow() bool { return r == nil || r.limiter.Allow() }
+
+// wait takes the next token to come.
+func (r *rateLimit) wait(ctx context.Context) error {
 	reservation := r.limiter.Reserve()
 	delay := reservation.Delay()
 	if deadline, ok := ctx.Deadline(); delay > r.maxWait || (ok && delay >= time.Until(deadline)) {
 		reservation.Cancel()
-		return false, ErrRateLimited
+		return ErrRateLimited
 	}
 	if err := sleep(ctx, delay); err != nil {
 		reservation.Cancel()
-		return true, err
+		return err
 	}
-	return true, nil
+	return nil
 }
 
 // giveBack returns the token of an attempt that was not sent. A reservation can

@@ -1,0 +1,48 @@
+// Bench compares fanout with what else one could write or import. It runs all
+// contenders in turn, several rounds over, and writes the medians as ratios to
+// README.md.
+//
+//	cd bench && go run .
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"time"
+)
+
+func main() {
+	if len(os.Args) == 2 && os.Args[1] == serveArgument {
+		serve()
+		return
+	}
+	rounds := flag.Int("rounds", 8, "rounds to take the median of")
+	slice := flag.Duration("slice", 100*time.Millisecond, "length of one measurement")
+	out := flag.String("o", "README.md", "`FILE` to write")
+	flag.Parse()
+	if err := run(*rounds, *slice, *out); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(rounds int, slice time.Duration, out string) error {
+	servers, err := startServers(counts[len(counts)-1])
+	if err != nil {
+		return err
+	}
+	defer servers.stop()
+	var tables []table
+	for _, wire := range []wire{memory, servers.wire()} {
+		for _, n := range counts {
+			fmt.Fprintf(os.Stderr, "%s, %d targets\n", wire.name, n)
+			t, err := compare(wire, n, rounds, slice)
+			if err != nil {
+				return err
+			}
+			tables = append(tables, t)
+		}
+	}
+	return os.WriteFile(out, []byte(page(tables)), 0o644) //nolint:gosec // a page for everyone
+}
