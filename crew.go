@@ -18,14 +18,9 @@ type crew struct {
 	coming     atomic.Bool // a goroutine was started and is not yet at work
 }
 
-func newCrew(deliveries []delivery) *crew {
-	c := &crew{deliveries: deliveries}
-	c.work = c.makeDeliveries
-	return c
-}
-
 // run returns when all deliveries have ended.
-func (c *crew) run() {
+func (c *crew) run(deliveries []delivery) {
+	c.deliveries, c.work = deliveries, c.makeDeliveries
 	c.callNext()
 	_ = c.group.Wait()
 }

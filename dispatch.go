@@ -29,6 +29,7 @@ type dispatch struct {
 	ctx        context.Context // the caller's, with the correlation ID
 	deliveries []delivery
 	clocks     *clock // a list
+	crew       crew
 }
 
 // plan checks all there is to check, so that nothing is sent if anything is wrong.
@@ -187,7 +188,7 @@ func (p *dispatch) clock(policy *Policy) *clock {
 // run makes all deliveries at once and waits for them.
 func (p *dispatch) run() Results {
 	defer p.release()
-	newCrew(p.deliveries).run()
+	p.crew.run(p.deliveries)
 	results := make(Results, len(p.deliveries))
 	for i := range p.deliveries {
 		results[p.deliveries[i].target.Name] = p.deliveries[i].result(i)

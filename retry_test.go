@@ -250,3 +250,27 @@ type renewable struct {
 
 func (r *renewable) Refresh(context.Context) error                     { r.renewals++; return r.err }
 func (r *renewable) Authenticate(context.Context, *http.Request) error { r.uses++; return nil }
+
+// Whatever a target writes, the next attempt is neither earlier than it asked
+// for nor after the deadline, and nothing sleeps for ever.
+func FuzzRetryAfter(f *testing.F) {
+	for _, value := range []string{"", "0", "7", "-1", "1.5", "99999999999999999999", "Sat, 01 Jan 2000 00:00:09 GMT", "Saturday, 01-Jan-00 00:00:09 GMT", "Sat Jan  1 00:00:09 2000"} {
+		f.Add(value)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		synctest.Test(t, func(t *testing.T) {
+			began := time.Now()
+			r := dispatch(t.Context(), newDispatcher(t, via("crm", saying(value, 429, 200))))["crm"]
+			var status *fanout.StatusError
+			require.ErrorAs(t, r.Attempts[0].Err, &status)
+			require.GreaterOrEqual(t, status.RetryAfter, time.Duration(0))
+			require.Less(t, time.Since(began), 30*time.Second)
+			if len(r.Attempts) == 2 {
+				require.GreaterOrEqual(t, r.Attempts[1].Start.Sub(began), status.RetryAfter)
+				return
+			}
+			require.ErrorIs(t, r.Err, fanout.ErrNoTimeLeft)
+			require.Greater(t, status.RetryAfter, 20*time.Second)
+		})
+	})
+}
