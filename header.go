@@ -17,11 +17,15 @@ var refusedHeaders = map[string]bool{
 // checkHeader names the header at fault and never shows a value.
 func checkHeader(h http.Header) error {
 	for name, values := range h {
+		canonical := http.CanonicalHeaderKey(name)
 		if !validFieldName(name) {
 			return fmt.Errorf("%q is not a header name", name)
 		}
-		if refusedHeaders[http.CanonicalHeaderKey(name)] {
+		if refusedHeaders[canonical] {
 			return fmt.Errorf("%s is set by the library or the connection", name)
+		}
+		if _, twice := h[canonical]; twice && name != canonical {
+			return fmt.Errorf("%s is given twice, in different case", canonical)
 		}
 		for _, v := range values {
 			if !validFieldValue(v) {

@@ -139,7 +139,7 @@ func (e *endpoint) requestHeader(x *exchange, r *Request, hasBody bool) http.Hea
 func canonical(h http.Header) http.Header {
 	c := make(http.Header, len(h))
 	for name, values := range h {
-		c[http.CanonicalHeaderKey(name)] = append(c[http.CanonicalHeaderKey(name)], values...)
+		c[http.CanonicalHeaderKey(name)] = slices.Clone(values)
 	}
 	return c
 }

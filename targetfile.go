@@ -29,12 +29,19 @@ import (
 //
 // Names are those of the Go fields in snake case, a target's policy stands among
 // its own fields, and durations are strings as [time.ParseDuration] reads them.
-// What is not data, such as [Target.Auth], is for the caller to add.
+// What is not data, such as [Target.Auth], is for the caller to add:
+//
+//	for i := range config.Targets {
+//		if t := &config.Targets[i]; t.Name == "crm" {
+//			t.Auth = tokens
+//		}
+//	}
 //
 // In a URL or a header's value, ${env:NAME} stands for an environment variable
 // and ${file:/path} for what a regular file of at most 64 KiB holds, less line
-// ends at its end; $${ stands for ${ itself. References are resolved once, and
-// what they hold is in no error.
+// ends at its end; $${ stands for ${ itself. References are resolved once, when
+// the file is loaded, and what they hold is in no error. A secret that changes
+// while the service runs is for [Target.Auth].
 //
 // Unknown fields, fields given twice, values of a wrong type and references that
 // hold nothing are refused: the error is an [*InvalidError] that says where. What
@@ -74,7 +81,7 @@ func readConfig(r io.Reader, file string) (Config, error) {
 // expandReferences resolves references where nothing ever shows the value.
 func expandReferences(path, s string) (string, error) {
 	_, field, _ := strings.Cut(path, "].")
-	secret := field == "url" || strings.HasPrefix(field, "header.")
+	secret := field == "url" || strings.HasPrefix(field, "header.") || strings.HasPrefix(field, "header[")
 	var expanded strings.Builder
 	for {
 		before, rest, found := strings.Cut(s, "${")
@@ -109,11 +116,16 @@ func resolve(reference string) (string, error) {
 		if value := os.Getenv(name); value != "" {
 			return value, nil
 		}
-		return "", fmt.Errorf("environment variable %q is not set, or empty", name)
+		return "", fmt.Errorf("environment variable %.200q is not set, or empty", name)
 	case "file":
-		return readSecret(name)
+		secret, err := readSecret(name)
+		if err != nil {
+			// Not wrapped: a missing secret must not pass for a missing configuration.
+			return "", errors.New(err.Error())
+		}
+		return secret, nil
 	}
-	return "", fmt.Errorf("unknown reference ${%s}: write ${env:NAME} or ${file:/path}", reference)
+	return "", fmt.Errorf("unknown reference %.200q: write ${env:NAME} or ${file:/path}", "${"+reference+"}")
 }
 
 func readSecret(path string) (string, error) {
@@ -131,13 +143,14 @@ func readSecret(path string) (string, error) {
 	}
 	defer file.Close()
 	secret, err := io.ReadAll(io.LimitReader(file, maxSecret+1))
-	secret = bytes.TrimRight(secret, "\r\n")
 	switch {
 	case err != nil:
 		return "", err
 	case len(secret) > maxSecret:
 		return "", fmt.Errorf("%s: longer than %d bytes", path, maxSecret)
-	case len(secret) == 0:
+	}
+	secret = bytes.TrimRight(secret, "\r\n")
+	if len(secret) == 0 {
 		return "", fmt.Errorf("%s: empty", path)
 	}
 	return string(secret), nil

@@ -114,7 +114,7 @@ func TestAFileThatCannotBeMeantIsRefusedWithItsPlace(t *testing.T) {
 		{`{} {}`, `1:4: something follows the document`},
 		{`{"targets": [}`, `1:14: targets: invalid character '}' looking for beginning of value`},
 		{"{\n  \"target\": []\n}", `2:3: target: unknown field; did you mean "targets"?`},
-		{`{"transport": 1}`, `1:2: transport: unknown field; known are defaults, targets`},
+		{`{"transport": 1}`, `1:2: transport: is set in code, not in a file`},
 		{`{"targets": {}}`, `1:13: targets: must be a list`},
 		{`{"targets": [1]}`, `1:14: targets[0]: 1: must be an object`},
 		{`{"targets": [{"name": "a"}, {"name": 7}]}`, `1:38: targets[1].name: 7: must be a string`},
@@ -130,12 +130,17 @@ func TestAFileThatCannotBeMeantIsRefusedWithItsPlace(t *testing.T) {
 		{`{"targets": [{"timeout": "2"}]}`, `1:26: targets[0].timeout: "2" is not a duration such as "2s" or "1m30s"`},
 		{`{"targets": [{"optional": "yes"}]}`, `1:27: targets[0].optional: must be true or false`},
 		{`{"targets": [{"header": []}]}`, `1:25: targets[0].header: must be an object`},
-		{`{"targets": [{"header": {"A": 1}}]}`, `1:31: targets[0].header.A: 1: must be a list`},
+		{`{"targets": [{"header": {"A": 1}}]}`, `1:31: targets[0].header.A: 1: must be a string or a list of strings`},
+		{`{"targets": [{"header": {"A\nB": 1}}]}`, `1:34: targets[0].header["A\nB"]: 1: must be a string or a list of strings`},
+		{`{"targets": [{"auth": "x"}]}`, `1:15: targets[0].auth: is set in code, not in a file`},
+		{`{"targets": [{"name": "\ud800"}]}`, `1:23: targets[0].name: has U+FFFD, which stands for a character that was lost, or half of a \u pair`},
+		{`{"` + strings.Repeat("x", 100) + `": 1}`, `1:2: ["` + strings.Repeat("x", 40) + `"]: unknown field; known are defaults, targets`},
+		{strings.Repeat("[", 1<<19), `1:1: must be an object`},
 		{`{"targets": [{"header": {"A": ["x", null]}}]}`, `1:37: targets[0].header.A[1]: null: leave it out instead`},
 		{"{\"targets\": [{\"name\": \"\xff\"}]}", `1:24: not UTF-8`},
 		{`{"targets": [{"name": "${env:HOME}"}]}`, `1:23: targets[0].name: references stand in url and header only; write $${ for ${ itself`},
 		{`{"targets": [{"url": "${env:FANOUT_UNSET}"}]}`, `1:22: targets[0].url: environment variable "FANOUT_UNSET" is not set, or empty`},
-		{`{"targets": [{"url": "${vault:x}"}]}`, `1:22: targets[0].url: unknown reference ${vault:x}: write ${env:NAME} or ${file:/path}`},
+		{`{"targets": [{"url": "${vault:x}"}]}`, `1:22: targets[0].url: unknown reference "${vault:x}": write ${env:NAME} or ${file:/path}`},
 		{`{"targets": [{"url": "https://x/${env:"}]}`, `1:22: targets[0].url: reference without an end; write $${ for ${ itself`},
 		{`{"targets": [{"header": {"A": "${file:/nowhere/at/all}"}}]}`, `1:31: targets[0].header.A: stat /nowhere/at/all: no such file or directory`},
 		{`{"targets": [{"header": {"A": "${file:/dev/null}"}}]}`, `1:31: targets[0].header.A: /dev/null: not a regular file`},
@@ -143,6 +148,7 @@ func TestAFileThatCannotBeMeantIsRefusedWithItsPlace(t *testing.T) {
 		_, err := fanout.ReadConfig(strings.NewReader(test.document))
 		require.EqualError(t, err, "fanout: "+test.want, test.document)
 		require.ErrorIs(t, err, fanout.ErrInvalid)
+		require.NotErrorIs(t, err, fs.ErrNotExist, "only the file itself can be missing")
 	}
 }
 
@@ -171,7 +177,7 @@ func TestWhatAReferenceHoldsIsInNoError(t *testing.T) {
 	const secret = "s3cr3t"
 	t.Setenv("FANOUT_SECRET", secret+"\x7f/%zz://")
 	large := filepath.Join(t.TempDir(), "large")
-	require.NoError(t, os.WriteFile(large, []byte(strings.Repeat(secret, 20000)), 0o600))
+	require.NoError(t, os.WriteFile(large, []byte(strings.Repeat("x", 64<<10)+"\n"+secret), 0o600))
 	for _, target := range []string{
 		`{"name": "a", "url": "${env:FANOUT_SECRET}"}`,
 		`{"name": "a", "url": "https://a.example/${env:FANOUT_SECRET}"}`,
@@ -197,6 +203,12 @@ func TestAFileIsNamedInItsErrors(t *testing.T) {
 	require.ErrorIs(t, err, fs.ErrNotExist)
 	_, err = fanout.LoadConfig(t.TempDir())
 	require.ErrorContains(t, err, "is a directory")
+}
+
+func TestAByteOrderMarkIsPassedOver(t *testing.T) {
+	config, err := fanout.ReadConfig(strings.NewReader("\ufeff" + `{"targets": [{"name": "a"}]}`))
+	require.NoError(t, err)
+	require.Equal(t, "a", config.Targets[0].Name)
 }
 
 func TestAFileIsReadWithinBounds(t *testing.T) {

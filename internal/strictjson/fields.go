@@ -1,9 +1,11 @@
 package strictjson
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode"
@@ -43,7 +45,26 @@ func snakeCase(name string) string {
 	return b.String()
 }
 
-func unknown(name string, fields map[string][]int) error {
+func isStrings(t reflect.Type) bool {
+	return t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.String
+}
+
+var plain = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+// join adds a name to a path, so that the path stays one short line.
+func join(path, name string) string {
+	if !plain.MatchString(name) {
+		return fmt.Sprintf("%s[%.40q]", path, name)
+	}
+	return strings.TrimPrefix(path+"."+name, ".")
+}
+
+func unknown(name string, fields map[string][]int, t reflect.Type) error {
+	for _, f := range reflect.VisibleFields(t) {
+		if f.IsExported() && !holdsData(f.Type) && snakeCase(f.Name) == name {
+			return errors.New("is set in code, not in a file")
+		}
+	}
 	known := slices.Sorted(maps.Keys(fields))
 	for _, k := range known {
 		if alike(name, k) {

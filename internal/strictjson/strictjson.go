@@ -34,10 +34,12 @@ func (e *Error) Unwrap() error { return e.Err }
 // Decode reads a document, which must be a single object, into the struct that
 // v points to. A field's name is its Go name in snake case; the fields of
 // embedded structs stand among the others; a [time.Duration] is a string such
-// as "2s"; a list of strings that is a map's value may be a single string.
+// as "2s"; a list of strings may be a single string.
 // Fields of other kinds than data cannot be named. Every string but a map's key
-// goes through expand first, together with its path. The error is an [*Error].
+// goes through expand first, together with its path. A byte order mark is passed
+// over (RFC 8259, section 8.1). The error is an [*Error].
 func Decode(document []byte, v any, expand func(path, s string) (string, error)) error {
+	document = bytes.TrimPrefix(document, []byte("\ufeff"))
 	d := &decoder{document: document, json: json.NewDecoder(bytes.NewReader(document)), expand: expand}
 	d.json.UseNumber()
 	err := d.run(reflect.ValueOf(v).Elem())
@@ -150,20 +152,28 @@ func (d *decoder) scalar(path string, token json.Token, v reflect.Value) error {
 }
 
 func (d *decoder) text(path, s string, v reflect.Value) error {
-	if v.Kind() != reflect.String && v.Type() != durationType {
+	if v.Kind() != reflect.String && v.Type() != durationType && !isStrings(v.Type()) {
 		return fmt.Errorf("must be %s", wanted(v))
+	}
+	if strings.ContainsRune(s, utf8.RuneError) {
+		return errors.New("has U+FFFD, which stands for a character that was lost, or half of a \\u pair")
 	}
 	expanded, err := d.expand(path, s)
 	if err != nil {
 		return err
 	}
-	if v.Kind() == reflect.String {
+	switch {
+	case v.Kind() == reflect.String:
 		v.SetString(expanded)
+		return nil
+	case isStrings(v.Type()):
+		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+		v.Index(0).SetString(expanded)
 		return nil
 	}
 	duration, err := time.ParseDuration(expanded)
 	if err != nil {
-		return fmt.Errorf("%q is not %s", s, wanted(v))
+		return fmt.Errorf("%.40q is not %s", s, wanted(v))
 	}
 	v.SetInt(int64(duration))
 	return nil
@@ -194,6 +204,8 @@ func wanted(v reflect.Value) string {
 		return "a whole number"
 	case v.CanFloat():
 		return "a number"
+	case isStrings(v.Type()):
+		return "a string or a list of strings"
 	}
 	switch v.Kind() {
 	case reflect.Bool:
@@ -225,11 +237,7 @@ func (d *decoder) mapping(path string, v reflect.Value) error {
 	v.Set(reflect.MakeMap(v.Type()))
 	return d.members(path, func(name, path string, _ int64) error {
 		item := reflect.New(v.Type().Elem()).Elem()
-		decode := d.value
-		if bytes.HasPrefix(d.document[d.next():], []byte(`"`)) {
-			decode = d.single
-		}
-		if err := decode(path, item); err != nil {
+		if err := d.value(path, item); err != nil {
 			return err
 		}
 		v.SetMapIndex(reflect.ValueOf(name), item)
@@ -237,18 +245,12 @@ func (d *decoder) mapping(path string, v reflect.Value) error {
 	})
 }
 
-// single reads one string as a list of it.
-func (d *decoder) single(path string, v reflect.Value) error {
-	v.Set(reflect.MakeSlice(v.Type(), 1, 1))
-	return d.value(path, v.Index(0))
-}
-
 func (d *decoder) object(path string, v reflect.Value) error {
 	fields := fieldsOf(v.Type())
 	return d.members(path, func(name, path string, at int64) error {
 		index, ok := fields[name]
 		if !ok {
-			return d.errorAt(at, path, unknown(name, fields))
+			return d.errorAt(at, path, unknown(name, fields, v.Type()))
 		}
 		return d.value(path, v.FieldByIndex(index))
 	})
@@ -263,7 +265,7 @@ func (d *decoder) members(path string, decode func(name, path string, at int64) 
 			return err
 		}
 		name, _ := token.(string)
-		inner := strings.TrimPrefix(path+"."+name, ".")
+		inner := join(path, name)
 		if seen[name] {
 			return d.errorAt(at, inner, errors.New("given twice"))
 		}
