@@ -16,6 +16,7 @@ var refusedHeaders = map[string]bool{
 
 // checkHeader names the header at fault and never shows a value.
 func checkHeader(h http.Header) error {
+	seen := make(map[string]bool, len(h))
 	for name, values := range h {
 		canonical := http.CanonicalHeaderKey(name)
 		if !validFieldName(name) {
@@ -24,9 +25,10 @@ func checkHeader(h http.Header) error {
 		if refusedHeaders[canonical] {
 			return fmt.Errorf("%s is set by the library or the connection", name)
 		}
-		if _, twice := h[canonical]; twice && name != canonical {
+		if seen[canonical] {
 			return fmt.Errorf("%s is given twice, in different case", canonical)
 		}
+		seen[canonical] = true
 		for _, v := range values {
 			if !validFieldValue(v) {
 				return fmt.Errorf("%s: %w", name, errFieldValue)

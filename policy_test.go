@@ -39,7 +39,7 @@ func TestATargetThatCannotBeUsedIsRefusedByNameAndField(t *testing.T) {
 		{fanout.Target{Name: "crm", URL: url, Header: http.Header{"X:": nil}}, `target "crm": Header: "X:" is not a header name`},
 		{fanout.Target{Name: "crm", URL: url, Header: http.Header{"": nil}}, `target "crm": Header: "" is not a header name`},
 		{fanout.Target{Name: "crm", URL: url, Header: http.Header{"X": {"a\x00"}}}, `target "crm": Header: X: value has a control character`},
-		{fanout.Target{Name: "crm", URL: url, Header: http.Header{"x-a": {"1"}, "X-A": {"2"}}}, `target "crm": Header: X-A is given twice, in different case`},
+		{fanout.Target{Name: "crm", URL: url, Header: http.Header{"x-a": {"1"}, "X-a": {"2"}}}, `target "crm": Header: X-A is given twice, in different case`},
 		{fanout.Target{Name: "crm", URL: url, Header: http.Header{"Host": {"x"}}}, `target "crm": Header: Host is set by the library or the connection`},
 		{fanout.Target{Name: "crm", URL: url, Header: http.Header{"X-Key": {"x"}}, Policy: fanout.Policy{Idempotency: fanout.Idempotency{Header: "x-key"}}},
 			`target "crm": Header: x-key is the idempotency key's, which differs for each dispatch`},
