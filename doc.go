@@ -60,6 +60,10 @@
 // context ([WithCorrelationID], [CorrelationMiddleware]) or minted, and a request
 // ID of its own. [NewCorrelationHandler] adds the former to log records.
 //
+// # Definitions from a file
+//
+// [LoadConfig] reads targets and policies from JSON, with secrets by reference.
+//
 // # Testing
 //
 // Package fanouttest has fake targets that fail as real ones do, over loopback
