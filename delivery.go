@@ -16,7 +16,7 @@ type delivery struct {
 	clock   *clock
 	request Request // as the latest attempt sends it
 	id      string  // of the first request, and but for its end of all
-	first   exchange
+	first   *exchange
 
 	attempts  []Attempt
 	verdict   verdict   // on the latest attempt
@@ -86,7 +86,8 @@ func (dl *delivery) attempt() error {
 		return ErrBreakerOpen
 	}
 
-	if !gates.rateLimit.allow() {
+	now := time.Now()
+	if !gates.rateLimit.allow(now) {
 		dl.queued = true
 		if err := gates.rateLimit.wait(dl.clock.total()); err != nil {
 			return err
@@ -116,7 +117,10 @@ func (dl *delivery) attempt() error {
 
 	ctx, cancel := dl.attemptContext()
 	defer cancel()
-	if err := dl.send(ctx); err != nil {
+	if dl.queued {
+		now = time.Now()
+	}
+	if err := dl.send(ctx, now); err != nil {
 		return err
 	}
 	dl.cutShortBy(ctx)
@@ -126,14 +130,14 @@ func (dl *delivery) attempt() error {
 }
 
 // send builds the request, signs it, sends it, reads the answer and judges it.
-func (dl *delivery) send(ctx context.Context) error {
+func (dl *delivery) send(ctx context.Context, now time.Time) error {
 	t := dl.target
 	x := dl.nextExchange()
 	if err := t.build(ctx, x, &dl.request); err != nil {
 		return err
 	}
 
-	dl.attempts = append(dl.attempts, Attempt{RequestID: dl.request.RequestID, Start: time.Now()})
+	dl.attempts = append(dl.attempts, Attempt{RequestID: dl.request.RequestID, Start: now})
 	dl.sending = true
 	response, err := t.send(ctx, x)
 	if response != nil {
@@ -153,7 +157,7 @@ func (dl *delivery) nextExchange() *exchange {
 	dl.request.Attempt = len(dl.attempts) + 1
 	if dl.request.Attempt == 1 {
 		dl.request.RequestID = dl.id
-		return &dl.first
+		return dl.first
 	}
 	dl.request.RequestID = strings.TrimSuffix(dl.id, firstAttempt) + "." + strconv.Itoa(dl.request.Attempt)
 	dl.refreshed = dl.refreshed || dl.verdict.expired

@@ -120,7 +120,8 @@ func (d *Dispatcher) newDispatch(ctx context.Context, targets []*target, m messa
 		inner = WithCorrelationID(ctx, correlationID)
 	}
 	p := &dispatch{ctx: inner, deliveries: make([]delivery, len(targets))}
-	attempts, answers, ids := make([]Attempt, len(targets)), make([]Response, len(targets)), requestIDs(id, targets)
+	exchanges, attempts, answers := make([]exchange, len(targets)), make([]Attempt, len(targets)), make([]Response, len(targets))
+	ids := requestIDs(id, targets)
 	for i, t := range targets {
 		if t.gates == nil {
 			t.gates = d.gatesOf(t)
@@ -128,7 +129,8 @@ func (d *Dispatcher) newDispatch(ctx context.Context, targets []*target, m messa
 		length := len(id) + len(t.keySuffix) + len(firstAttempt)
 		dl := &p.deliveries[i]
 		dl.caller, dl.target, dl.clock = ctx, t, p.clock(&t.policy)
-		dl.attempts, dl.first.answer = attempts[i:i:i+1], &answers[i]
+		dl.attempts, dl.first = attempts[i:i:i+1], &exchanges[i]
+		dl.first.answer = &answers[i]
 		dl.id, ids = ids[:length], ids[length:]
 		dl.request = m.request(t, id, correlationID, strings.TrimSuffix(dl.id, firstAttempt))
 	}

@@ -66,7 +66,7 @@ func newRateLimit(r RateLimit) *rateLimit {
 }
 
 // allow takes a token, which giveBack returns, if there is one.
-func (r *rateLimit) allow() bool { return r == nil || r.limiter.Allow() }
+func (r *rateLimit) allow(now time.Time) bool { return r == nil || r.limiter.AllowN(now, 1) }
 
 // wait takes the next token to come.
 func (r *rateLimit) wait(ctx context.Context) error {

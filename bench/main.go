@@ -27,7 +27,18 @@ func main() {
 	}
 }
 
+// park has n goroutines wait until the function returned is called, as a service
+// has: the runtime sizes the stacks of new goroutines by the average of all.
+func park(n int) (release func()) {
+	wait := make(chan struct{})
+	for range n {
+		go func() { <-wait }()
+	}
+	return func() { close(wait) }
+}
+
 func run(rounds int, slice time.Duration, out string) error {
+	defer park(1000)()
 	servers, err := startServers(counts[len(counts)-1])
 	if err != nil {
 		return err
