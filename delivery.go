@@ -12,6 +12,7 @@ import (
 // delivery is one payload on its way to one target.
 type delivery struct {
 	target  *target
+	gates   *gates
 	caller  context.Context // as given to Dispatch: its end is the caller's doing
 	clock   *clock
 	request Request // as the latest attempt sends it
@@ -50,7 +51,7 @@ func (dl *delivery) deliver() error {
 	if err := dl.prepare(); err != nil {
 		return err
 	}
-	budget := dl.target.gates.budget
+	budget := dl.gates.budget
 	for {
 		made := len(dl.attempts)
 		if err := dl.attempt(); err != nil {
@@ -81,7 +82,7 @@ func (dl *delivery) attempt() error {
 	if ctx := dl.bound(); ctx.Err() != nil {
 		return endOf(ctx)
 	}
-	gates := dl.target.gates
+	gates := dl.gates
 	if gates.breaker.state() == BreakerOpen {
 		return ErrBreakerOpen
 	}
@@ -204,7 +205,7 @@ func (dl *delivery) nextWait() (time.Duration, error) {
 	if deadline, ok := ctx.Deadline(); ok && wait >= time.Until(deadline) {
 		return 0, ErrNoTimeLeft
 	}
-	if !t.gates.budget.take() {
+	if !dl.gates.budget.take() {
 		return 0, ErrRetryBudget
 	}
 	return wait, nil

@@ -1,6 +1,7 @@
 package fanout
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"strings"
@@ -33,7 +34,7 @@ type dispatch struct {
 }
 
 // plan checks all there is to check, so that nothing is sent if anything is wrong.
-func (d *Dispatcher) plan(ctx context.Context, payload any, options []Option) (*dispatch, error) {
+func (d *Dispatcher) plan(ctx context.Context, payload any, options []Option) (*Submission, error) {
 	if ctx == nil {
 		return nil, errNilContext
 	}
@@ -41,25 +42,29 @@ func (d *Dispatcher) plan(ctx context.Context, payload any, options []Option) (*
 	if err != nil {
 		return nil, err
 	}
-	m, err := encode(payload)
+	s, err := encode(payload)
 	if err != nil {
 		return nil, err
 	}
-	return d.newDispatch(ctx, targets, m), nil
+	s.DispatchID, s.targets = newID(), targets
+	s.CorrelationID = cmp.Or(s.CorrelationID, CorrelationID(ctx), s.DispatchID)
+	return s, nil
 }
 
 var errNilContext = invalid("Context", "nil")
 
-// gatesOf finds the gates of a target given in the call.
+// gatesOf finds a target's gates. Whoever asks must release them.
 func (d *Dispatcher) gatesOf(t *target) *gates {
+	if t.gates != nil {
+		return t.gates
+	}
 	if configured, ok := d.byName[t.Name]; ok {
 		return configured.gates
 	}
 	return d.named.acquire(t)
 }
 
-// choose resolves the options to targets, without their gates if they were
-// given in the call.
+// choose resolves the options to targets.
 func (d *Dispatcher) choose(options []Option) ([]*target, error) {
 	if len(options) == 0 {
 		return d.targets, nonEmpty(d.targets)
@@ -106,33 +111,22 @@ func duplicates(targets []*target) error {
 	return nil
 }
 
-func (d *Dispatcher) newDispatch(ctx context.Context, targets []*target, m message) *dispatch {
-	id := newID()
-	correlationID := m.correlationID
-	if correlationID == "" {
-		correlationID = CorrelationID(ctx)
-	}
-	if correlationID == "" {
-		correlationID = id
-	}
+func (d *Dispatcher) newDispatch(ctx context.Context, targets []*target, s *Submission) *dispatch {
 	inner := ctx
-	if CorrelationID(ctx) != correlationID {
-		inner = WithCorrelationID(ctx, correlationID)
+	if CorrelationID(ctx) != s.CorrelationID {
+		inner = WithCorrelationID(ctx, s.CorrelationID)
 	}
 	p := &dispatch{ctx: inner, deliveries: make([]delivery, len(targets))}
 	exchanges, attempts, answers := make([]exchange, len(targets)), make([]Attempt, len(targets)), make([]Response, len(targets))
-	ids := requestIDs(id, targets)
+	ids := requestIDs(s.DispatchID, targets)
 	for i, t := range targets {
-		if t.gates == nil {
-			t.gates = d.gatesOf(t)
-		}
-		length := len(id) + len(t.keySuffix) + len(firstAttempt)
+		length := len(s.DispatchID) + len(t.keySuffix) + len(firstAttempt)
 		dl := &p.deliveries[i]
-		dl.caller, dl.target, dl.clock = ctx, t, p.clock(&t.policy)
+		dl.caller, dl.target, dl.gates, dl.clock = ctx, t, d.gatesOf(t), p.clock(&t.policy)
 		dl.attempts, dl.first = attempts[i:i:i+1], &exchanges[i]
 		dl.first.answer = &answers[i]
 		dl.id, ids = ids[:length], ids[length:]
-		dl.request = m.request(t, id, correlationID, strings.TrimSuffix(dl.id, firstAttempt))
+		dl.request = s.request(t, strings.TrimSuffix(dl.id, firstAttempt))
 	}
 	return p
 }
@@ -157,16 +151,16 @@ func requestIDs(dispatchID string, targets []*target) string {
 	return b.String()
 }
 
-// request is the message as a target gets it unless its Prepare says otherwise.
-func (m *message) request(t *target, dispatchID, correlationID, deliveryID string) Request {
+// request is the submission as a target gets it unless its Prepare says otherwise.
+func (s *Submission) request(t *target, deliveryID string) Request {
 	r := Request{
-		Target: t.Name, DispatchID: dispatchID, CorrelationID: correlationID,
-		Payload: m.value, Header: m.header, ContentType: m.contentType, Body: m.body,
+		Target: t.Name, DispatchID: s.DispatchID, CorrelationID: s.CorrelationID,
+		Payload: s.Payload, Header: s.Header, ContentType: s.ContentType, Body: s.Body,
 	}
 	switch {
 	case !t.keyed():
-	case m.key != "":
-		r.IdempotencyKey = m.key + t.keySuffix
+	case s.IdempotencyKey != "":
+		r.IdempotencyKey = s.IdempotencyKey + t.keySuffix
 	default:
 		r.IdempotencyKey = deliveryID
 	}
@@ -203,7 +197,7 @@ func (p *dispatch) release() {
 		c.stop()
 	}
 	for i := range p.deliveries {
-		p.deliveries[i].target.gates.release()
+		p.deliveries[i].gates.release()
 	}
 }
 

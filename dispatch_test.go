@@ -163,7 +163,7 @@ func TestAnEndedContextSendsNothing(t *testing.T) {
 func TestCloseWaitsForWhatIsUnderWayAndRefusesTheRest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDispatcher(t, via("slow", func(*http.Request) (*http.Response, error) {
-			time.Sleep(time.Minute)
+			time.Sleep(20 * time.Second)
 			return answer(200, ""), nil
 		}))
 		under := make(chan fanout.Results, 1)

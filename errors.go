@@ -43,6 +43,8 @@ var (
 	// ErrRateLimited: the target's [RateLimit] allows no attempt within
 	// [RateLimit.MaxWait] or the time that is left.
 	ErrRateLimited = errors.New("rate limited")
+	// ErrFull: the queue has no room for what was submitted.
+	ErrFull = errors.New("queue full")
 	// ErrClosed: the [Dispatcher] was closed before the dispatch began.
 	ErrClosed = errors.New("dispatcher closed")
 	// ErrAuth: the target's [Authenticator] failed. Nothing was sent.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"time"
 )
 
 // Config is what a [Dispatcher] is made of.
@@ -21,6 +22,18 @@ type Config struct {
 	// to connect, 64 KiB of answer headers, HTTP/2 where the target offers it,
 	// and the proxy that the environment names.
 	Transport http.RoundTripper
+
+	// Queue keeps what is submitted. Default [NewMemoryQueue] with its defaults.
+	// The dispatcher closes it.
+	Queue Queue
+	// OnResult is told the result of every submitted delivery, once it has ended
+	// for good. It runs on the queue's goroutine and holds up its target's next
+	// delivery; a panic in it is contained, and logged by [log/slog.Default].
+	// Default none.
+	OnResult func(context.Context, *Submission, Result)
+	// OnDeadLetter is told of every submitted delivery that failed for good, after
+	// OnResult and like it. Default none.
+	OnDeadLetter func(context.Context, *Submission, Result)
 }
 
 // Dispatcher sends payloads to sets of targets. Make one with [New] and keep it:
@@ -33,6 +46,9 @@ type Dispatcher struct {
 	transport http.RoundTripper
 	hangUp    context.CancelFunc // ends the connections of our own transport
 	named     namedGates
+
+	queue                  Queue
+	onResult, onDeadLetter func(context.Context, *Submission, Result)
 
 	mu       sync.Mutex
 	running  int           // dispatches under way
@@ -49,6 +65,8 @@ func New(config Config) (*Dispatcher, error) {
 		defaults:  config.Defaults.over(Policy{}),
 		transport: config.Transport,
 		finished:  make(chan struct{}),
+		queue:     config.Queue,
+		onResult:  config.OnResult, onDeadLetter: config.OnDeadLetter,
 	}
 	d.hangUp = func() {}
 	if d.transport == nil {
@@ -74,7 +92,10 @@ func New(config Config) (*Dispatcher, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	return d, nil
+	if d.queue == nil {
+		d.queue = NewMemoryQueue(MemoryLimits{})
+	}
+	return d, d.queue.Start(worker{d})
 }
 
 // Dispatch sends the payload to all configured targets, or those the options
@@ -95,11 +116,11 @@ func (d *Dispatcher) Dispatch(ctx context.Context, payload any, options ...Optio
 		return d.refuse(options, err), fmt.Errorf("fanout: %w", err)
 	}
 	defer d.end()
-	p, err := d.plan(ctx, payload, options)
+	s, err := d.plan(ctx, payload, options)
 	if err != nil {
 		return d.refuse(options, err), err
 	}
-	results := p.run()
+	results := d.newDispatch(ctx, s.targets, s).run()
 	return results, results.Err()
 }
 
@@ -131,34 +152,55 @@ func (d *Dispatcher) end() {
 	}
 }
 
-// Close stops accepting dispatches, which then fail with [ErrClosed], waits for
-// those under way and closes the connections of its own transport. If ctx ends first, its error says
-// how many are left; they go on until their own contexts or timeouts end them.
-// Close may be called more than once, and from several goroutines.
+// drainTimeout bounds a Close whose context has no deadline.
+const drainTimeout = 30 * time.Second
+
+// Close stops accepting, so that Dispatch and Submit fail with [ErrClosed], waits
+// for what was submitted and for dispatches under way, and closes the connections
+// of its own transport. It waits until ctx ends, at most 30 s if ctx has no
+// deadline. Deliveries of the queue in memory are then cut short, and an
+// [*UndeliveredError] has all that were not made, payloads included. Dispatches
+// under way end with their own contexts; the error says how many there are.
+//
+// Call it after the last handler has returned, that is after
+// [net/http.Server.Shutdown]. It may be called more than once, and from several
+// goroutines.
 func (d *Dispatcher) Close(ctx context.Context) error {
 	if ctx == nil {
 		return errNilContext
 	}
-	d.mu.Lock()
-	if !d.closed {
-		d.closed = true
-		if d.running == 0 {
-			close(d.finished)
-		}
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, drainTimeout)
+		defer cancel()
 	}
-	d.mu.Unlock()
-
+	d.stopAccepting()
+	err := d.queue.Close(ctx)
 	select {
 	case <-d.finished:
+		d.hangUp()
+		return err
 	default:
-		select {
-		case <-d.finished:
-		case <-ctx.Done():
-			return d.leftRunning(ctx.Err())
-		}
 	}
-	d.hangUp()
-	return nil
+	select {
+	case <-d.finished:
+		d.hangUp()
+		return err
+	case <-ctx.Done():
+		return errors.Join(err, d.leftRunning(ctx.Err()))
+	}
+}
+
+func (d *Dispatcher) stopAccepting() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return
+	}
+	d.closed = true
+	if d.running == 0 {
+		close(d.finished)
+	}
 }
 
 func (d *Dispatcher) leftRunning(err error) error {

@@ -28,53 +28,43 @@ type Payload struct {
 	CorrelationID string
 }
 
-// message is a payload encoded and checked: what every target of a dispatch shares.
-type message struct {
-	value         any
-	body          []byte
-	contentType   string
-	header        http.Header
-	key           string
-	correlationID string
-}
-
-func encode(payload any) (message, error) {
+func encode(payload any) (*Submission, error) {
 	p, err := asPayload(payload)
 	if err != nil {
-		return message{}, err
+		return nil, err
 	}
-	m := message{value: p.Value, contentType: p.ContentType, header: p.Header, key: p.IdempotencyKey, correlationID: p.CorrelationID}
+	s := &Submission{Payload: p.Value, ContentType: p.ContentType, IdempotencyKey: p.IdempotencyKey, CorrelationID: p.CorrelationID}
 	switch {
 	case p.Value != nil && p.Body != nil:
-		return m, invalidPayload("Body", errors.New("set together with Value"))
+		return nil, invalidPayload("Body", errors.New("set together with Value"))
 	case p.Body != nil && p.ContentType == "":
-		return m, invalidPayload("ContentType", errors.New("required with Body"))
+		return nil, invalidPayload("ContentType", errors.New("required with Body"))
 	case p.Body != nil:
-		m.body = slices.Clone(p.Body)
+		s.Body = slices.Clone(p.Body)
 	case p.Value != nil:
-		if m.body, err = marshal(p.Value); err != nil {
-			return m, invalidPayload("Value", err)
+		if s.Body, err = marshal(p.Value); err != nil {
+			return nil, invalidPayload("Value", err)
 		}
-		if m.contentType == "" {
-			m.contentType = "application/json"
+		if s.ContentType == "" {
+			s.ContentType = "application/json"
 		}
 	}
-	if !validFieldValue(m.contentType) {
-		return m, invalidPayload("ContentType", errors.New("not a header value"))
+	if !validFieldValue(s.ContentType) {
+		return nil, invalidPayload("ContentType", errors.New("not a header value"))
 	}
 	if p.Header != nil {
 		if err := checkHeader(p.Header); err != nil {
-			return m, invalidPayload("Header", err)
+			return nil, invalidPayload("Header", err)
 		}
-		m.header = p.Header.Clone()
+		s.Header = p.Header.Clone()
 	}
-	if m.key != "" && !validKey(m.key) {
-		return m, invalidPayload("IdempotencyKey", errKey)
+	if s.IdempotencyKey != "" && !validKey(s.IdempotencyKey) {
+		return nil, invalidPayload("IdempotencyKey", errKey)
 	}
-	if m.correlationID != "" && !ValidCorrelationID(m.correlationID) {
-		return m, invalidPayload("CorrelationID", errCorrelationID)
+	if s.CorrelationID != "" && !ValidCorrelationID(s.CorrelationID) {
+		return nil, invalidPayload("CorrelationID", errCorrelationID)
 	}
-	return m, nil
+	return s, nil
 }
 
 func asPayload(payload any) (Payload, error) {

@@ -60,7 +60,7 @@ type target struct {
 	policy    Policy
 	keySuffix string
 	endpoint  *endpoint // nil for a Sender
-	gates     *gates
+	gates     *gates    // nil if it was given in a call: kept by name then
 }
 
 // compile checks a definition and makes it ready, all but its gates.

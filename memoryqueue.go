@@ -1,0 +1,316 @@
+package fanout
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+// MemoryLimits bounds a queue in memory.
+type MemoryLimits struct {
+	// MaxDispatches may be accepted and not yet done. Default 1024.
+	MaxDispatches int
+	// MaxPerTarget deliveries to one target may be accepted and not yet done, so
+	// that a target that hangs leaves room for the others. Default half of
+	// MaxDispatches.
+	MaxPerTarget int
+	// Workers deliveries to one target are made at once. Default 64.
+	Workers int
+	// MaxWait is how long Submit waits for room, at most until its context ends.
+	// Default and negative: it does not wait.
+	MaxWait time.Duration
+}
+
+// memoryQueue has a lane of work per target. A lane exists, and goroutines run,
+// only while there is work in it.
+type memoryQueue struct {
+	limits MemoryLimits
+	worker Worker
+
+	mu      sync.Mutex
+	lanes   map[string]*lane
+	pending map[*Submission]int // deliveries to be done of each dispatch
+	closed  bool
+	changed chan struct{} // closed when a dispatch is done, nil if nobody waits
+
+	cut    context.Context // ends what runs when the time to drain is over
+	cutOff context.CancelCauseFunc
+	active map[*task]struct{}
+	lost   *UndeliveredError
+}
+
+// lane is the work for one target.
+type lane struct {
+	waiting []*task // oldest first
+	running int     // goroutines
+	undone  int     // tasks, those being made included
+}
+
+// task is one delivery. One that found its lane full is refused: it is only
+// reported.
+type task struct {
+	ctx     context.Context // the submitter's, without its end
+	s       *Submission
+	target  string
+	lane    *lane
+	refused bool
+}
+
+// NewMemoryQueue returns the queue that is used if [Config.Queue] is nil, with
+// limits of its own. It holds what was submitted in memory only.
+//
+// A submission finds no room if too many dispatches wait already, or too many
+// deliveries to one of its required targets. An optional target without room is
+// left out: its result is [Rejected] with [ErrFull].
+func NewMemoryQueue(limits MemoryLimits) Queue {
+	limits.MaxDispatches = cmp.Or(limits.MaxDispatches, 1024)
+	limits.MaxPerTarget = cmp.Or(limits.MaxPerTarget, (limits.MaxDispatches+1)/2)
+	limits.Workers = cmp.Or(limits.Workers, 64)
+	q := &memoryQueue{limits: limits, lanes: make(map[string]*lane), pending: make(map[*Submission]int), active: make(map[*task]struct{})}
+	q.cut, q.cutOff = context.WithCancelCause(context.Background())
+	return q
+}
+
+func (q *memoryQueue) Start(w Worker) error {
+	q.worker = w
+	for field, v := range map[string]int{"MaxDispatches": q.limits.MaxDispatches, "MaxPerTarget": q.limits.MaxPerTarget, "Workers": q.limits.Workers} {
+		if err := notNegative("MemoryLimits."+field, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (q *memoryQueue) Submit(ctx context.Context, s *Submission) error {
+	done, full := q.trySubmit(ctx, s)
+	if full == nil || q.limits.MaxWait <= 0 || !errors.Is(full, ErrFull) {
+		return full
+	}
+	patience := time.NewTimer(q.limits.MaxWait)
+	defer patience.Stop()
+	for {
+		select {
+		case <-done:
+		case <-patience.C:
+			return full
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", full, ctx.Err())
+		}
+		if done, full = q.trySubmit(ctx, s); !errors.Is(full, ErrFull) {
+			return full
+		}
+	}
+}
+
+// trySubmit returns, with ErrFull, what tells that there may be room again.
+func (q *memoryQueue) trySubmit(ctx context.Context, s *Submission) (done <-chan struct{}, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return nil, ErrClosed
+	}
+	if err := q.room(s); err != nil {
+		return q.nextDone(), err
+	}
+	ctx = context.WithoutCancel(ctx)
+	q.pending[s] = len(s.targets)
+	for _, t := range s.targets {
+		q.add(&task{ctx: ctx, s: s, target: t.Name, refused: q.crowded(t.Name)})
+	}
+	return nil, nil
+}
+
+func (q *memoryQueue) room(s *Submission) error {
+	if len(q.pending) >= q.limits.MaxDispatches {
+		return fmt.Errorf("%w: %d dispatches are not done", ErrFull, len(q.pending))
+	}
+	for _, t := range s.targets {
+		if !t.Optional && q.crowded(t.Name) {
+			return fmt.Errorf("%w: target %q: %d deliveries are not done", ErrFull, t.Name, q.limits.MaxPerTarget)
+		}
+	}
+	return nil
+}
+
+func (q *memoryQueue) crowded(target string) bool {
+	l := q.lanes[target]
+	return l != nil && l.undone >= q.limits.MaxPerTarget
+}
+
+func (q *memoryQueue) nextDone() <-chan struct{} {
+	if q.changed == nil {
+		q.changed = make(chan struct{})
+	}
+	return q.changed
+}
+
+// refusals is the lane of what is only reported. No target has its name.
+const refusals = ""
+
+func (q *memoryQueue) add(t *task) {
+	name := t.target
+	if t.refused {
+		name = refusals
+	}
+	l := q.lanes[name]
+	if l == nil {
+		l = &lane{}
+		q.lanes[name] = l
+	}
+	t.lane = l
+	l.undone++
+	l.waiting = append(l.waiting, t)
+	if l.running < q.limits.Workers {
+		l.running++
+		go q.work(name, l)
+	}
+}
+
+// work makes the lane's deliveries until none waits.
+func (q *memoryQueue) work(name string, l *lane) {
+	for t := q.next(name, l); t != nil; t = q.next(name, l) {
+		r := q.deliver(t)
+		if q.cut.Err() == nil || r.Outcome == Delivered {
+			q.worker.Done(t.ctx, t.s, r)
+			q.done(t, nil)
+		} else {
+			q.done(t, &Undelivered{t.s, r})
+		}
+	}
+}
+
+// next is the lane's oldest task. If there is none, the goroutine ends, and with
+// its last one the lane.
+func (q *memoryQueue) next(name string, l *lane) *task {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(l.waiting) == 0 {
+		l.running--
+		if l.running == 0 {
+			delete(q.lanes, name)
+		}
+		return nil
+	}
+	t := l.waiting[0]
+	l.waiting[0] = nil
+	l.waiting = l.waiting[1:]
+	q.active[t] = struct{}{}
+	return t
+}
+
+func (q *memoryQueue) deliver(t *task) Result {
+	if t.refused {
+		return notBegun(t, ErrFull)
+	}
+	ctx, cancel := context.WithCancelCause(t.ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(q.cut, func() { cancel(context.Cause(q.cut)) })()
+	return q.worker.Deliver(ctx, t.s, t.target)
+}
+
+func notBegun(t *task, reason error) Result {
+	return Result{Target: t.target, Outcome: Rejected, DispatchID: t.s.DispatchID,
+		Err: &TargetError{Target: t.target, Outcome: Rejected, Reason: reason}}
+}
+
+// done takes a task off the books.
+func (q *memoryQueue) done(t *task, lost *Undelivered) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.active, t)
+	q.settle(t, lost)
+}
+
+func (q *memoryQueue) settle(t *task, lost *Undelivered) {
+	if lost != nil {
+		q.lost.Left = append(q.lost.Left, *lost)
+	}
+	t.lane.undone--
+	q.pending[t.s]--
+	if q.pending[t.s] > 0 {
+		return
+	}
+	delete(q.pending, t.s)
+	q.wakeWaiting()
+}
+
+func (q *memoryQueue) wakeWaiting() {
+	if q.changed != nil {
+		close(q.changed)
+		q.changed = nil
+	}
+}
+
+func (q *memoryQueue) Close(ctx context.Context) error {
+	q.mu.Lock()
+	q.closed = true
+	q.wakeWaiting()
+	q.mu.Unlock()
+	if !q.drained(ctx) {
+		q.giveUp(ctx)
+		grace, cancel := context.WithTimeout(context.Background(), cutShortGrace)
+		defer cancel()
+		q.drained(grace)
+	}
+	return q.whatIsLost()
+}
+
+// drained waits until all is done, and reports whether that was so before ctx
+// ended.
+func (q *memoryQueue) drained(ctx context.Context) bool {
+	for {
+		q.mu.Lock()
+		left, done := len(q.pending), q.nextDone()
+		q.mu.Unlock()
+		if left == 0 {
+			return true
+		}
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// giveUp takes what waits and cuts short what runs.
+func (q *memoryQueue) giveUp(ctx context.Context) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.lost == nil {
+		q.lost = &UndeliveredError{Err: ctx.Err()}
+	}
+	for _, l := range q.lanes {
+		for _, t := range l.waiting {
+			q.settle(t, &Undelivered{t.s, notBegun(t, ErrClosed)})
+		}
+		l.waiting = nil
+	}
+	q.cutOff(ErrClosed)
+}
+
+// cutShortGrace is how long Close waits for deliveries whose contexts it ended.
+const cutShortGrace = time.Second
+
+// whatIsLost names what still runs too: a Sender that ignores its context.
+func (q *memoryQueue) whatIsLost() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.lost == nil {
+		return nil
+	}
+	lost := &UndeliveredError{Left: slices.Clone(q.lost.Left), Err: q.lost.Err}
+	for t := range q.active {
+		r := notBegun(t, ErrClosed)
+		r.Outcome = Unknown
+		lost.Left = append(lost.Left, Undelivered{t.s, r})
+	}
+	if len(lost.Left) == 0 {
+		return nil
+	}
+	return lost
+}

@@ -1,0 +1,106 @@
+package fanout
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+)
+
+// Submission is one accepted payload, encoded, and where it goes. It is shared
+// by all its deliveries: nothing in it may be changed.
+type Submission struct {
+	DispatchID     string
+	CorrelationID  string
+	IdempotencyKey string // the payload's own; empty if keys are made of DispatchID
+	Submitted      time.Time
+	Targets        []string // names
+
+	Payload     any // the value given; nil if that was bytes, or after a restart
+	Header      http.Header
+	ContentType string
+	Body        []byte
+
+	targets []*target // nil after a restart: found by name then
+}
+
+// Submit accepts the payload for delivery in the background and returns the
+// dispatch's ID at once. The deliveries keep the context's values, among them
+// the correlation ID, but neither its end nor its deadline: each has
+// [Policy.Timeout] from when it begins. What became of them is told to
+// [Config.OnResult] and [Config.OnDeadLetter].
+//
+// If there is an error, nothing was accepted: the input is refused as by
+// [Dispatcher.Dispatch], the queue has no room ([ErrFull]), or the dispatcher is
+// closed ([ErrClosed]). With the queue in memory, what was accepted is lost if
+// the process dies; [Dispatcher.Close] waits for it.
+func (d *Dispatcher) Submit(ctx context.Context, payload any, options ...Option) (id string, err error) {
+	if err := d.begin(); err != nil {
+		return "", fmt.Errorf("fanout: %w", err)
+	}
+	defer d.end()
+	s, err := d.plan(ctx, payload, options)
+	if err != nil {
+		return "", err
+	}
+	s.Submitted = time.Now()
+	s.Targets = make([]string, len(s.targets))
+	for i, t := range s.targets {
+		s.Targets[i] = t.Name
+	}
+	if err := d.queue.Submit(ctx, s); err != nil {
+		return "", fmt.Errorf("fanout: %w", err)
+	}
+	return s.DispatchID, nil
+}
+
+// worker is the dispatcher as its queue sees it.
+type worker struct{ *Dispatcher }
+
+func (w worker) Deliver(ctx context.Context, s *Submission, name string) Result {
+	t := w.find(s, name)
+	if t == nil {
+		reason := invalid("Name", "no target of this name is configured")
+		return Result{Target: name, Outcome: Rejected, DispatchID: s.DispatchID,
+			Err: &TargetError{Target: name, Outcome: Rejected, Reason: errorIn(name, reason)}}
+	}
+	return w.newDispatch(ctx, []*target{t}, s).run()[name]
+}
+
+func (w worker) find(s *Submission, name string) *target {
+	for _, t := range s.targets {
+		if t.Name == name {
+			return t
+		}
+	}
+	return w.byName[name]
+}
+
+func (w worker) Done(ctx context.Context, s *Submission, r Result) {
+	ctx = WithCorrelationID(ctx, s.CorrelationID)
+	call(ctx, w.onResult, s, r)
+	if r.Outcome != Delivered {
+		call(ctx, w.onDeadLetter, s, r)
+	}
+}
+
+// call runs the user's hook on a goroutine of its own, so that neither a panic
+// nor a Goexit in it is the queue's. There is no result to report a panic in.
+func call(ctx context.Context, hook func(context.Context, *Submission, Result), s *Submission, r Result) {
+	if hook == nil {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() {
+			if p := recover(); p != nil {
+				err := newPanicError(p)
+				slog.ErrorContext(ctx, "fanout: hook failed", "error", err, "dispatch_id", s.DispatchID, "target", r.Target, "stack", string(err.Stack))
+			}
+		}()
+		hook(ctx, s, r)
+	}()
+	<-done
+}

@@ -1,0 +1,337 @@
+package fanout_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/fanouttest"
+)
+
+// slow answers after d, or not at all if its context ends before.
+func slow(d time.Duration) wire {
+	return func(r *http.Request) (*http.Response, error) {
+		select {
+		case <-time.After(d):
+			return answer(200, ""), nil
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		}
+	}
+}
+
+func submit(t *testing.T, d *fanout.Dispatcher, options ...fanout.Option) string {
+	t.Helper()
+	id, err := d.Submit(t.Context(), "hello", options...)
+	require.NoError(t, err)
+	return id
+}
+
+func TestSubmitReturnsAtOnceAndDeliversToAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var results fanouttest.Results
+		d := newWith(t, fanout.Config{
+			Targets:  []fanout.Target{via("quick", answering(200)), via("slow", slow(5*time.Second)), via("no", answering(400))},
+			OnResult: results.OnResult,
+		})
+		began := time.Now()
+		id := submit(t, d)
+		assert.Zero(t, time.Since(began))
+		got, err := results.Wait(t.Context(), id, 3)
+		require.NoError(t, err)
+		assert.Equal(t, 5*time.Second, time.Since(began))
+		for target, outcome := range map[string]fanout.Outcome{"quick": fanout.Delivered, "slow": fanout.Delivered, "no": fanout.Failed} {
+			assert.Equal(t, outcome, got[target].Outcome)
+			assert.Equal(t, id, got[target].DispatchID)
+		}
+	})
+}
+
+func TestInvariant9SubmittedWorkOutlivesTheRequestAndKeepsItsValues(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		type key struct{}
+		var value any
+		var correlationID string
+		var results fanouttest.Results
+		d := newWith(t, fanout.Config{OnResult: results.OnResult, Targets: []fanout.Target{
+			sending("ledger", func(ctx context.Context, _ *fanout.Request) (*fanout.Response, error) {
+				select {
+				case <-time.After(time.Second):
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+				value, correlationID = ctx.Value(key{}), fanout.CorrelationID(ctx)
+				_, hasDeadline := ctx.Deadline()
+				assert.True(t, hasDeadline)
+				return nil, nil
+			}),
+			with(via("hangs", hanging), fanout.Policy{Timeout: time.Minute, Retry: fanout.Retry{MaxAttempts: 1}, AttemptTimeout: time.Minute}),
+		}})
+		ctx, cancel := context.WithTimeout(context.WithValue(fanout.WithCorrelationID(t.Context(), "visit-7"), key{}, "kept"), time.Millisecond)
+		began := time.Now()
+		id, err := d.Submit(ctx, "hello")
+		require.NoError(t, err)
+		cancel()
+		got, err := results.Wait(t.Context(), id, 2)
+		require.NoError(t, err)
+		assert.Equal(t, fanout.Delivered, got["ledger"].Outcome)
+		assert.Equal(t, "kept", value)
+		assert.Equal(t, "visit-7", correlationID)
+		assert.Equal(t, fanout.Unknown, got["hangs"].Outcome)
+		require.ErrorIs(t, got["hangs"].Err, fanout.ErrTimeout)
+		assert.Equal(t, time.Minute, time.Since(began), "a deadline of its own")
+	})
+}
+
+func TestInvariant10AfterCloseNothingRunsAndWhatWasNotDeliveredIsNamed(t *testing.T) {
+	hangs := fanouttest.NewTarget(t, fanouttest.Hang())
+	others := goleak.IgnoreCurrent()
+	d, err := fanout.New(fanout.Config{
+		Targets: []fanout.Target{hangs.Target("crm")},
+		Queue:   fanout.NewMemoryQueue(fanout.MemoryLimits{Workers: 1}),
+	})
+	require.NoError(t, err)
+	first, second := submit(t, d), submit(t, d)
+	require.NoError(t, hangs.Wait(t.Context(), 1))
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	err = d.Close(over)
+	goleak.VerifyNone(t, others)
+
+	var left *fanout.UndeliveredError
+	require.ErrorAs(t, err, &left)
+	require.ErrorIs(t, err, context.Canceled)
+	outcomes := map[string]fanout.Outcome{}
+	for _, u := range left.Left {
+		outcomes[u.Submission.DispatchID] = u.Result.Outcome
+		assert.Equal(t, "hello", u.Submission.Payload)
+		assert.Equal(t, `"hello"`, string(u.Submission.Body))
+	}
+	assert.Equal(t, map[string]fanout.Outcome{first: fanout.Unknown, second: fanout.Rejected}, outcomes)
+	assert.Equal(t, 1, hangs.Count())
+}
+
+func TestCloseDrainsWhatWasSubmitted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var delivered atomic.Int64
+		d, err := fanout.New(fanout.Config{
+			Targets:  []fanout.Target{via("crm", slow(time.Second))},
+			Queue:    fanout.NewMemoryQueue(fanout.MemoryLimits{Workers: 2}),
+			OnResult: func(context.Context, *fanout.Submission, fanout.Result) { delivered.Add(1) },
+		})
+		require.NoError(t, err)
+		for range 10 {
+			submit(t, d)
+		}
+		var closers sync.WaitGroup
+		for range 3 {
+			closers.Go(func() { assert.NoError(t, d.Close(context.Background())) })
+		}
+		synctest.Wait()
+		_, err = d.Submit(t.Context(), "late")
+		require.ErrorIs(t, err, fanout.ErrClosed)
+		closers.Wait()
+		assert.Equal(t, int64(10), delivered.Load())
+		require.NoError(t, d.Close(context.Background()), "again")
+	})
+}
+
+func TestCloseWithoutADeadlineDrainsForThirtySeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, err := fanout.New(fanout.Config{Targets: []fanout.Target{with(via("crm", hanging), fanout.Policy{Timeout: time.Hour, AttemptTimeout: -1})}})
+		require.NoError(t, err)
+		submit(t, d)
+		began := time.Now()
+		var left *fanout.UndeliveredError
+		require.ErrorAs(t, d.Close(context.Background()), &left)
+		assert.Equal(t, 30*time.Second, time.Since(began))
+		require.Len(t, left.Left, 1)
+		require.ErrorAs(t, d.Close(context.Background()), &left, "and says so again")
+	})
+}
+
+func TestASenderThatIgnoresItsContextIsNamedToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		d, err := fanout.New(fanout.Config{Targets: []fanout.Target{
+			sending("deaf", func(context.Context, *fanout.Request) (*fanout.Response, error) { <-release; return nil, nil }),
+		}})
+		require.NoError(t, err)
+		id := submit(t, d)
+		synctest.Wait()
+		var left *fanout.UndeliveredError
+		require.ErrorAs(t, d.Close(context.Background()), &left)
+		require.Len(t, left.Left, 1)
+		assert.Equal(t, id, left.Left[0].Submission.DispatchID)
+		assert.Equal(t, fanout.Unknown, left.Left[0].Result.Outcome)
+		close(release)
+	})
+}
+
+func TestTheQueueIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newWith(t, fanout.Config{
+			Targets: []fanout.Target{via("crm", slow(time.Second)), via("email", slow(time.Second))},
+			Queue:   fanout.NewMemoryQueue(fanout.MemoryLimits{MaxDispatches: 4, MaxPerTarget: 3}),
+		})
+		for range 3 {
+			submit(t, d, fanout.To("crm"))
+		}
+		_, err := d.Submit(t.Context(), "hello", fanout.To("crm"))
+		require.ErrorIs(t, err, fanout.ErrFull)
+		require.EqualError(t, err, `fanout: queue full: target "crm": 3 deliveries are not done`)
+		submit(t, d, fanout.To("email"))
+		_, err = d.Submit(t.Context(), "hello", fanout.To("email"))
+		require.EqualError(t, err, "fanout: queue full: 4 dispatches are not done")
+		time.Sleep(2 * time.Second)
+		submit(t, d)
+	})
+}
+
+func TestAnOptionalTargetWithoutRoomIsLeftOutAndReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		analytics := with(via("analytics", hanging), fanout.Policy{Timeout: time.Second})
+		analytics.Optional = true
+		var results fanouttest.Results
+		var dead []string
+		d := newWith(t, fanout.Config{
+			Targets: []fanout.Target{via("crm", answering(200)), analytics}, OnResult: results.OnResult,
+			OnDeadLetter: func(_ context.Context, s *fanout.Submission, r fanout.Result) {
+				if errors.Is(r.Err, fanout.ErrFull) {
+					dead = append(dead, s.DispatchID+" "+r.Target)
+				}
+			},
+			Queue: fanout.NewMemoryQueue(fanout.MemoryLimits{MaxPerTarget: 1}),
+		})
+		submit(t, d)
+		synctest.Wait()
+		id := submit(t, d)
+		got, err := results.Wait(t.Context(), id, 2)
+		require.NoError(t, err)
+		assert.Equal(t, fanout.Delivered, got["crm"].Outcome)
+		assert.Equal(t, fanout.Rejected, got["analytics"].Outcome)
+		synctest.Wait()
+		assert.Equal(t, []string{id + " analytics"}, dead)
+	})
+}
+
+func TestSubmitWaitsForRoomIfAskedTo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newWith(t, fanout.Config{
+			Targets: []fanout.Target{via("crm", slow(time.Second))},
+			Queue:   fanout.NewMemoryQueue(fanout.MemoryLimits{MaxDispatches: 1, MaxWait: 1500 * time.Millisecond}),
+		})
+		began := time.Now()
+		submit(t, d)
+		submit(t, d)
+		assert.Equal(t, time.Second, time.Since(began))
+
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		_, err := d.Submit(ctx, "hello")
+		require.ErrorIs(t, err, fanout.ErrFull)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	})
+}
+
+func TestATargetThatHangsHoldsUpNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var results fanouttest.Results
+		targets := []fanout.Target{with(via("hangs", hanging), fanout.Policy{Timeout: 5 * time.Second, AttemptTimeout: -1})}
+		targets[0].Optional = true
+		for i := range 9 {
+			targets = append(targets, via(fmt.Sprint("fine-", i), slow(10*time.Millisecond)))
+		}
+		d := newWith(t, fanout.Config{Targets: targets, OnResult: results.OnResult})
+		for range 2000 {
+			id := submit(t, d)
+			got, err := results.Wait(t.Context(), id, 9)
+			require.NoError(t, err)
+			if _, refused := got["hangs"]; refused {
+				got, err = results.Wait(t.Context(), id, 10)
+				require.NoError(t, err)
+			}
+			for i := range 9 {
+				require.Equal(t, 10*time.Millisecond, got[fmt.Sprint("fine-", i)].Duration)
+			}
+		}
+	})
+}
+
+func TestHooksAreContained(t *testing.T) {
+	for name, hook := range map[string]func(){"panic": func() { panic("hook") }, "goexit": runtime.Goexit} {
+		t.Run(name, func(t *testing.T) {
+			var told atomic.Int64
+			var log bytes.Buffer
+			before := slog.Default()
+			slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
+			defer slog.SetDefault(before)
+			d, err := fanout.New(fanout.Config{
+				Targets:      []fanout.Target{via("crm", answering(400))},
+				Queue:        fanout.NewMemoryQueue(fanout.MemoryLimits{Workers: 1}),
+				OnResult:     func(context.Context, *fanout.Submission, fanout.Result) { told.Add(1); hook() },
+				OnDeadLetter: func(context.Context, *fanout.Submission, fanout.Result) { told.Add(1); hook() },
+			})
+			require.NoError(t, err)
+			submit(t, d)
+			submit(t, d)
+			require.NoError(t, d.Close(context.Background()))
+			assert.Equal(t, int64(4), told.Load())
+			assert.Equal(t, name == "panic", strings.Contains(log.String(), "TestHooksAreContained"), "with its stack")
+		})
+	}
+}
+
+func TestHooksMaySubmit(t *testing.T) {
+	var d *fanout.Dispatcher
+	again := make(chan string, 1)
+	d = newWith(t, fanout.Config{
+		Targets: []fanout.Target{via("crm", answering(400)), via("fallback", answering(200))},
+		OnDeadLetter: func(ctx context.Context, s *fanout.Submission, _ fanout.Result) {
+			_, err := d.Submit(ctx, fanout.Payload{Body: s.Body, ContentType: s.ContentType}, fanout.To("fallback"))
+			assert.NoError(t, err) //nolint:testifylint // not the test's goroutine
+			again <- fanout.CorrelationID(ctx)
+		},
+	})
+	_, err := d.Submit(fanout.WithCorrelationID(t.Context(), "visit-7"), "hello", fanout.To("crm"))
+	require.NoError(t, err)
+	assert.Equal(t, "visit-7", <-again)
+}
+
+func TestTargetsGivenInTheCallCanBeSubmittedTo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var results fanouttest.Results
+		d := newWith(t, fanout.Config{OnResult: results.OnResult})
+		got, err := results.Wait(t.Context(), submit(t, d, fanout.ToTargets(via("webhook", answering(200)))), 1)
+		require.NoError(t, err)
+		assert.Equal(t, fanout.Delivered, got["webhook"].Outcome)
+	})
+}
+
+func TestWhatCannotBeSubmittedIsRefused(t *testing.T) {
+	d := newDispatcher(t, via("crm", answering(200)))
+	_, err := d.Submit(t.Context(), make(chan int))
+	require.ErrorIs(t, err, fanout.ErrInvalid)
+	_, err = d.Submit(t.Context(), "hello", fanout.To("nobody"))
+	require.ErrorIs(t, err, fanout.ErrInvalid)
+	var none context.Context
+	_, err = d.Submit(none, "hello")
+	require.EqualError(t, err, "fanout: Context: nil")
+	_, err = fanout.New(fanout.Config{Queue: fanout.NewMemoryQueue(fanout.MemoryLimits{Workers: -1})})
+	require.EqualError(t, err, "fanout: MemoryLimits.Workers: -1 is negative")
+}
