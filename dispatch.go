@@ -58,7 +58,7 @@ func (d *Dispatcher) gatesOf(t *target) *gates {
 	if t.gates != nil {
 		return t.gates
 	}
-	if configured, ok := d.byName[t.Name]; ok {
+	if configured, ok := d.registry.get(t.Name); ok {
 		return configured.gates
 	}
 	return d.named.acquire(t)
@@ -67,13 +67,14 @@ func (d *Dispatcher) gatesOf(t *target) *gates {
 // choose resolves the options to targets.
 func (d *Dispatcher) choose(options []Option) ([]*target, error) {
 	if len(options) == 0 {
-		return d.targets, nonEmpty(d.targets)
+		all := d.registry.list()
+		return all, nonEmpty(all)
 	}
 	var chosen []*target
 	var errs []error
 	for _, o := range options {
 		for _, name := range o.names {
-			if t, ok := d.byName[name]; ok {
+			if t, ok := d.registry.get(name); ok {
 				chosen = append(chosen, t)
 			} else {
 				errs = append(errs, &InvalidError{Target: name, Field: "Name", Err: errors.New("no target of this name is configured")})
@@ -209,7 +210,7 @@ func (d *Dispatcher) refuse(options []Option, reason error) Results {
 			Err: &TargetError{Target: name, Outcome: Rejected, Reason: reason}}
 	}
 	if len(options) == 0 {
-		for _, t := range d.targets {
+		for _, t := range d.registry.list() {
 			reject(t.Name, t.Optional)
 		}
 	}

@@ -40,8 +40,7 @@ type Config struct {
 // it holds the state of every target's breaker, bulkhead, rate limit and retry
 // budget. It is safe for concurrent use.
 type Dispatcher struct {
-	targets   []*target
-	byName    map[string]*target
+	registry  registry
 	defaults  Policy
 	transport http.RoundTripper
 	hangUp    context.CancelFunc // ends the connections of our own transport
@@ -61,7 +60,6 @@ type Dispatcher struct {
 // copied.
 func New(config Config) (*Dispatcher, error) {
 	d := &Dispatcher{
-		byName:    make(map[string]*target, len(config.Targets)),
 		defaults:  config.Defaults.over(Policy{}),
 		transport: config.Transport,
 		finished:  make(chan struct{}),
@@ -77,19 +75,7 @@ func New(config Config) (*Dispatcher, error) {
 	if err := d.defaults.check(); err != nil {
 		return nil, mapInvalid(err, func(e *InvalidError) { e.Field = "Defaults." + e.Field })
 	}
-	var errs []error
-	for i, def := range config.Targets {
-		t, err := compile(def, i, d.defaults, d.transport)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		t.gates = newGates(t.policy)
-		d.targets = append(d.targets, t)
-		d.byName[t.Name] = t
-	}
-	errs = append(errs, duplicates(d.targets))
-	if err := errors.Join(errs...); err != nil {
+	if err := d.SetTargets(config.Targets...); err != nil {
 		return nil, err
 	}
 	if d.queue == nil {
@@ -127,7 +113,7 @@ func (d *Dispatcher) Dispatch(ctx context.Context, payload any, options ...Optio
 // BreakerState returns the state of a target's circuit breaker, and whether
 // the target is known: configured, or given in a call not long ago.
 func (d *Dispatcher) BreakerState(name string) (BreakerState, bool) {
-	if t, ok := d.byName[name]; ok {
+	if t, ok := d.registry.get(name); ok {
 		return t.gates.breaker.state(), true
 	}
 	return d.named.breakerState(name)

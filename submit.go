@@ -74,7 +74,8 @@ func (w worker) find(s *Submission, name string) *target {
 			return t
 		}
 	}
-	return w.byName[name]
+	t, _ := w.registry.get(name)
+	return t
 }
 
 func (w worker) Done(ctx context.Context, s *Submission, r Result) {

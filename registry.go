@@ -1,0 +1,103 @@
+package fanout
+
+import (
+	"errors"
+	"reflect"
+	"slices"
+	"sync"
+)
+
+// registry is the configured targets. They may change while dispatches run,
+// which go on with the definitions they began with.
+type registry struct {
+	mu     sync.RWMutex
+	byName map[string]*target
+	names  []string  // in definition order
+	all    []*target // by names; nil if it has to be made again
+}
+
+// SetTargets adds targets to those of [Config.Targets], or replaces those of the
+// same names. What is under way goes on with the old definitions. A target whose
+// policy stays as it was keeps its breaker, bulkhead, rate limit and retry
+// budget; otherwise they start anew. If there is an error, as by [New], nothing
+// has changed. An idle target costs about 2.5 KiB and no goroutine.
+func (d *Dispatcher) SetTargets(targets ...Target) error {
+	compiled, err := d.compileAll(targets)
+	if err != nil {
+		return err
+	}
+	d.registry.set(compiled)
+	return nil
+}
+
+// RemoveTargets removes targets. What is under way to them, or submitted, goes
+// on. Unknown names are ignored.
+func (d *Dispatcher) RemoveTargets(names ...string) { d.registry.remove(names) }
+
+func (d *Dispatcher) compileAll(definitions []Target) ([]*target, error) {
+	var compiled []*target
+	var errs []error
+	for i, def := range definitions {
+		t, err := compile(def, i, d.defaults, d.transport)
+		errs = append(errs, err)
+		if err == nil {
+			compiled = append(compiled, t)
+		}
+	}
+	return compiled, errors.Join(append(errs, duplicates(compiled))...)
+}
+
+func (r *registry) set(targets []*target) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.byName == nil {
+		r.byName = make(map[string]*target, len(targets))
+	}
+	for _, t := range targets {
+		old := r.byName[t.Name]
+		if old == nil {
+			r.names = append(r.names, t.Name)
+		}
+		if old != nil && reflect.DeepEqual(old.policy, t.policy) {
+			t.gates = old.gates
+		} else {
+			t.gates = newGates(t.policy)
+		}
+		r.byName[t.Name] = t
+	}
+	r.all = nil
+}
+
+func (r *registry) remove(names []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, name := range names {
+		delete(r.byName, name)
+	}
+	r.names = slices.DeleteFunc(r.names, func(name string) bool { return r.byName[name] == nil })
+	r.all = nil
+}
+
+func (r *registry) get(name string) (*target, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	t, ok := r.byName[name]
+	return t, ok
+}
+
+// list is all targets in definition order. It must not be changed.
+func (r *registry) list() []*target {
+	r.mu.RLock()
+	all := r.all
+	r.mu.RUnlock()
+	if all != nil {
+		return all
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.all = make([]*target, len(r.names))
+	for i, name := range r.names {
+		r.all[i] = r.byName[name]
+	}
+	return r.all
+}
