@@ -61,3 +61,15 @@ func validFieldValue(value string) bool {
 	}
 	return true
 }
+
+// headerList splits lists such as those of Connection, and makes their names
+// canonical.
+func headerList(values []string) []string {
+	var names []string
+	for _, value := range values {
+		for name := range strings.SplitSeq(value, ",") {
+			names = append(names, http.CanonicalHeaderKey(strings.TrimSpace(name)))
+		}
+	}
+	return names
+}

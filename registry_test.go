@@ -76,7 +76,7 @@ func TestTargetsMayChangeDuringDispatches(t *testing.T) {
 		name := fmt.Sprint("b", i)
 		all.Go(func() {
 			for range 100 {
-				assert.NoError(t, d.SetTargets(via(name, answering(200))))
+				assert.NoError(t, d.SetTargets(via(name, answering(200)))) //nolint:testifylint // not the test's goroutine
 				dispatch(t.Context(), d)
 				d.RemoveTargets(name)
 			}
