@@ -38,7 +38,7 @@ func (d *Dispatcher) plan(ctx context.Context, payload any, options []Option) (*
 	if ctx == nil {
 		return nil, errNilContext
 	}
-	targets, err := d.choose(options)
+	chosen, err := d.choose(options)
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +46,7 @@ func (d *Dispatcher) plan(ctx context.Context, payload any, options []Option) (*
 	if err != nil {
 		return nil, err
 	}
-	s.DispatchID, s.targets = newID(), targets
+	s.DispatchID, s.Targets, s.targets = newID(), chosen.names, chosen.targets
 	s.CorrelationID = cmp.Or(s.CorrelationID, CorrelationID(ctx), s.DispatchID)
 	return s, nil
 }
@@ -65,40 +65,43 @@ func (d *Dispatcher) gatesOf(t *target) *gates {
 }
 
 // choose resolves the options to targets.
-func (d *Dispatcher) choose(options []Option) ([]*target, error) {
-	if len(options) == 0 {
-		all := d.registry.list()
-		return all, nonEmpty(all)
+func (d *Dispatcher) choose(options []Option) (*selection, error) {
+	chosen := d.registry.everything()
+	if len(options) > 0 {
+		var err error
+		if chosen, err = d.chooseSome(options); err != nil {
+			return nil, err
+		}
 	}
-	var chosen []*target
+	if len(chosen.targets) == 0 {
+		return nil, invalid("Targets", "none to dispatch to")
+	}
+	return chosen, nil
+}
+
+func (d *Dispatcher) chooseSome(options []Option) (*selection, error) {
+	var chosen selection
 	var errs []error
 	for _, o := range options {
 		for _, name := range o.names {
 			if t, ok := d.registry.get(name); ok {
-				chosen = append(chosen, t)
+				chosen.targets = append(chosen.targets, t)
 			} else {
 				errs = append(errs, &InvalidError{Target: name, Field: "Name", Err: errors.New("no target of this name is configured")})
 			}
 		}
 		for _, def := range o.targets {
-			t, err := compile(def, len(chosen), d.defaults, d.transport)
+			t, err := compile(def, len(chosen.targets), d.defaults, d.transport)
 			errs = append(errs, err)
 			if err == nil {
-				chosen = append(chosen, t)
+				chosen.targets = append(chosen.targets, t)
 			}
 		}
 	}
-	if err := errors.Join(append(errs, duplicates(chosen))...); err != nil {
-		return nil, err
+	for _, t := range chosen.targets {
+		chosen.names = append(chosen.names, t.Name)
 	}
-	return chosen, nonEmpty(chosen)
-}
-
-func nonEmpty(targets []*target) error {
-	if len(targets) == 0 {
-		return invalid("Targets", "none to dispatch to")
-	}
-	return nil
+	return &chosen, errors.Join(append(errs, duplicates(chosen.targets))...)
 }
 
 func duplicates(targets []*target) error {
@@ -210,7 +213,7 @@ func (d *Dispatcher) refuse(options []Option, reason error) Results {
 			Err: &TargetError{Target: name, Outcome: Rejected, Reason: reason}}
 	}
 	if len(options) == 0 {
-		for _, t := range d.registry.list() {
+		for _, t := range d.registry.everything().targets {
 			reject(t.Name, t.Optional)
 		}
 	}

@@ -33,30 +33,30 @@ type memoryQueue struct {
 
 	mu      sync.Mutex
 	lanes   map[string]*lane
-	pending map[*Submission]int // deliveries to be done of each dispatch
+	undone  int // dispatches
 	closed  bool
 	changed chan struct{} // closed when a dispatch is done, nil if nobody waits
 
 	cut    context.Context // ends what runs when the time to drain is over
 	cutOff context.CancelCauseFunc
-	active map[*task]struct{}
+	making map[*task]struct{} // by the goroutines there are
 	lost   *UndeliveredError
 }
 
 // lane is the work for one target.
 type lane struct {
-	waiting []*task // oldest first
-	running int     // goroutines
-	undone  int     // tasks, those being made included
+	name    string
+	waiting []task // oldest first
+	running int    // goroutines
+	undone  int    // tasks, those being made included
 }
 
 // task is one delivery. One that found its lane full is refused: it is only
 // reported.
 type task struct {
-	ctx     context.Context // the submitter's, without its end
+	ctx     context.Context // the submitter's
 	s       *Submission
 	target  string
-	lane    *lane
 	refused bool
 }
 
@@ -70,7 +70,7 @@ func NewMemoryQueue(limits MemoryLimits) Queue {
 	limits.MaxDispatches = cmp.Or(limits.MaxDispatches, 1024)
 	limits.MaxPerTarget = cmp.Or(limits.MaxPerTarget, (limits.MaxDispatches+1)/2)
 	limits.Workers = cmp.Or(limits.Workers, 64)
-	q := &memoryQueue{limits: limits, lanes: make(map[string]*lane), pending: make(map[*Submission]int), active: make(map[*task]struct{})}
+	q := &memoryQueue{limits: limits, lanes: make(map[string]*lane), making: make(map[*task]struct{})}
 	q.cut, q.cutOff = context.WithCancelCause(context.Background())
 	return q
 }
@@ -116,17 +116,17 @@ func (q *memoryQueue) trySubmit(ctx context.Context, s *Submission) (done <-chan
 	if err := q.room(s); err != nil {
 		return q.nextDone(), err
 	}
-	ctx = context.WithoutCancel(ctx)
-	q.pending[s] = len(s.targets)
+	q.undone++
+	s.undone = len(s.targets)
 	for _, t := range s.targets {
-		q.add(&task{ctx: ctx, s: s, target: t.Name, refused: q.crowded(t.Name)})
+		q.add(task{ctx: ctx, s: s, target: t.Name, refused: q.crowded(t.Name)})
 	}
 	return nil, nil
 }
 
 func (q *memoryQueue) room(s *Submission) error {
-	if len(q.pending) >= q.limits.MaxDispatches {
-		return fmt.Errorf("%w: %d dispatches are not done", ErrFull, len(q.pending))
+	if q.undone >= q.limits.MaxDispatches {
+		return fmt.Errorf("%w: %d dispatches are not done", ErrFull, q.undone)
 	}
 	for _, t := range s.targets {
 		if !t.Optional && q.crowded(t.Name) {
@@ -151,91 +151,90 @@ func (q *memoryQueue) nextDone() <-chan struct{} {
 // refusals is the lane of what is only reported. No target has its name.
 const refusals = ""
 
-func (q *memoryQueue) add(t *task) {
+func (q *memoryQueue) add(t task) {
 	name := t.target
 	if t.refused {
 		name = refusals
 	}
 	l := q.lanes[name]
 	if l == nil {
-		l = &lane{}
+		l = &lane{name: name}
 		q.lanes[name] = l
 	}
-	t.lane = l
 	l.undone++
 	l.waiting = append(l.waiting, t)
 	if l.running < q.limits.Workers {
 		l.running++
-		go q.work(name, l)
+		go q.work(l)
 	}
 }
 
 // work makes the lane's deliveries until none waits.
-func (q *memoryQueue) work(name string, l *lane) {
-	for t := q.next(name, l); t != nil; t = q.next(name, l) {
+func (q *memoryQueue) work(l *lane) {
+	var t task
+	for q.next(l, &t) {
 		r := q.deliver(t)
 		if q.cut.Err() == nil || r.Outcome == Delivered {
-			q.worker.Done(t.ctx, t.s, r)
-			q.done(t, nil)
+			q.worker.Done(context.WithoutCancel(t.ctx), t.s, r)
+			q.done(l, t, nil)
 		} else {
-			q.done(t, &Undelivered{t.s, r})
+			q.done(l, t, &Undelivered{t.s, r})
 		}
 	}
 }
 
-// next is the lane's oldest task. If there is none, the goroutine ends, and with
-// its last one the lane.
-func (q *memoryQueue) next(name string, l *lane) *task {
+// next fills t with the lane's oldest task. If there is none, the goroutine
+// ends, and with its last one the lane.
+func (q *memoryQueue) next(l *lane, t *task) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(l.waiting) == 0 {
+		delete(q.making, t)
 		l.running--
 		if l.running == 0 {
-			delete(q.lanes, name)
+			delete(q.lanes, l.name)
 		}
-		return nil
+		return false
 	}
-	t := l.waiting[0]
-	l.waiting[0] = nil
+	*t = l.waiting[0]
+	l.waiting[0] = task{}
 	l.waiting = l.waiting[1:]
-	q.active[t] = struct{}{}
-	return t
+	q.making[t] = struct{}{}
+	return true
 }
 
-func (q *memoryQueue) deliver(t *task) Result {
+func (q *memoryQueue) deliver(t task) Result {
 	if t.refused {
 		return notBegun(t, ErrFull)
 	}
-	ctx, cancel := context.WithCancelCause(t.ctx)
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(t.ctx))
 	defer cancel(nil)
 	defer context.AfterFunc(q.cut, func() { cancel(context.Cause(q.cut)) })()
 	return q.worker.Deliver(ctx, t.s, t.target)
 }
 
-func notBegun(t *task, reason error) Result {
+func notBegun(t task, reason error) Result {
 	return Result{Target: t.target, Outcome: Rejected, DispatchID: t.s.DispatchID,
 		Err: &TargetError{Target: t.target, Outcome: Rejected, Reason: reason}}
 }
 
 // done takes a task off the books.
-func (q *memoryQueue) done(t *task, lost *Undelivered) {
+func (q *memoryQueue) done(l *lane, t task, lost *Undelivered) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	delete(q.active, t)
-	q.settle(t, lost)
+	q.settle(l, t, lost)
 }
 
-func (q *memoryQueue) settle(t *task, lost *Undelivered) {
+func (q *memoryQueue) settle(l *lane, t task, lost *Undelivered) {
 	if lost != nil {
 		q.lost.Left = append(q.lost.Left, *lost)
 	}
-	t.lane.undone--
-	q.pending[t.s]--
-	if q.pending[t.s] > 0 {
-		return
+	l.undone--
+	t.s.undone--
+	if t.s.undone == 0 {
+		q.undone--
+		q.wakeWaiting()
 	}
-	delete(q.pending, t.s)
-	q.wakeWaiting()
 }
 
 func (q *memoryQueue) wakeWaiting() {
@@ -264,7 +263,7 @@ func (q *memoryQueue) Close(ctx context.Context) error {
 func (q *memoryQueue) drained(ctx context.Context) bool {
 	for {
 		q.mu.Lock()
-		left, done := len(q.pending), q.nextDone()
+		left, done := q.undone, q.nextDone()
 		q.mu.Unlock()
 		if left == 0 {
 			return true
@@ -286,7 +285,7 @@ func (q *memoryQueue) giveUp(ctx context.Context) {
 	}
 	for _, l := range q.lanes {
 		for _, t := range l.waiting {
-			q.settle(t, &Undelivered{t.s, notBegun(t, ErrClosed)})
+			q.settle(l, t, &Undelivered{t.s, notBegun(t, ErrClosed)})
 		}
 		l.waiting = nil
 	}
@@ -304,8 +303,8 @@ func (q *memoryQueue) whatIsLost() error {
 		return nil
 	}
 	lost := &UndeliveredError{Left: slices.Clone(q.lost.Left), Err: q.lost.Err}
-	for t := range q.active {
-		r := notBegun(t, ErrClosed)
+	for t := range q.making {
+		r := notBegun(*t, ErrClosed)
 		r.Outcome = Unknown
 		lost.Left = append(lost.Left, Undelivered{t.s, r})
 	}

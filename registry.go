@@ -12,8 +12,14 @@ import (
 type registry struct {
 	mu     sync.RWMutex
 	byName map[string]*target
-	names  []string  // in definition order
-	all    []*target // by names; nil if it has to be made again
+	names  []string // in definition order
+	all    *selection
+}
+
+// selection is a set of targets, which never changes.
+type selection struct {
+	targets []*target
+	names   []string
 }
 
 // SetTargets adds targets to those of [Config.Targets], or replaces those of the
@@ -85,8 +91,8 @@ func (r *registry) get(name string) (*target, bool) {
 	return t, ok
 }
 
-// list is all targets in definition order. It must not be changed.
-func (r *registry) list() []*target {
+// everything selects all targets, in definition order.
+func (r *registry) everything() *selection {
 	r.mu.RLock()
 	all := r.all
 	r.mu.RUnlock()
@@ -95,9 +101,9 @@ func (r *registry) list() []*target {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.all = make([]*target, len(r.names))
-	for i, name := range r.names {
-		r.all[i] = r.byName[name]
+	r.all = &selection{names: slices.Clone(r.names)}
+	for _, name := range r.names {
+		r.all.targets = append(r.all.targets, r.byName[name])
 	}
 	return r.all
 }

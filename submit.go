@@ -23,6 +23,7 @@ type Submission struct {
 	Body        []byte
 
 	targets []*target // nil after a restart: found by name then
+	undone  int       // deliveries; for the queue in memory
 }
 
 // Submit accepts the payload for delivery in the background and returns the
@@ -45,10 +46,6 @@ func (d *Dispatcher) Submit(ctx context.Context, payload any, options ...Option)
 		return "", err
 	}
 	s.Submitted = time.Now()
-	s.Targets = make([]string, len(s.targets))
-	for i, t := range s.targets {
-		s.Targets[i] = t.Name
-	}
 	if err := d.queue.Submit(ctx, s); err != nil {
 		return "", fmt.Errorf("fanout: %w", err)
 	}

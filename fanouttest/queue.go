@@ -1,0 +1,215 @@
+package fanouttest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fanout-go/fanout"
+)
+
+// TestQueue holds a [fanout.Queue] to its contract. newQueue makes a new one,
+// empty and with room for a hundred dispatches.
+func TestQueue(t *testing.T, newQueue func(*testing.T) fanout.Queue) {
+	t.Helper()
+	for name, test := range map[string]func(*testing.T, fanout.Queue){
+		"every accepted delivery is made and reported once": everyDeliveryOnce,
+		"what is submitted arrives unchanged":               arrivesUnchanged,
+		"failures are reported as dead letters":             deadLetters,
+		"the submitter's context may end":                   outlivesItsContext,
+		"close drains, then refuses":                        closeDrains,
+		"close returns when its context ends":               closeIsBounded,
+		"close may be called at once from everywhere":       closeTogether,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, newQueue(t)) })
+	}
+}
+
+const patience = 30 * time.Second
+
+// open makes a dispatcher over the queue. It is closed at the end of the test.
+func open(t *testing.T, q fanout.Queue, config fanout.Config) *fanout.Dispatcher {
+	t.Helper()
+	config.Queue = q
+	d, err := fanout.New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Close(context.Background()) })
+	return d
+}
+
+func submit(t *testing.T, d *fanout.Dispatcher, payload any) string {
+	t.Helper()
+	id, err := d.Submit(context.Background(), payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func within(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func everyDeliveryOnce(t *testing.T, q fanout.Queue) {
+	t.Helper()
+	var mu sync.Mutex
+	done := map[string]int{}
+	first, second := NewSender(), NewSender()
+	d := open(t, q, fanout.Config{
+		Targets: []fanout.Target{first.Target("first"), second.Target("second")},
+		OnResult: func(_ context.Context, s *fanout.Submission, r fanout.Result) {
+			mu.Lock()
+			defer mu.Unlock()
+			done[s.DispatchID+" "+r.Target]++
+		},
+	})
+	var want []string
+	for i := range 50 {
+		id := submit(t, d, i)
+		want = append(want, id+" first", id+" second")
+	}
+	if err := d.Close(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	for _, delivery := range want {
+		if done[delivery] != 1 {
+			t.Errorf("%s reported %d times", delivery, done[delivery])
+		}
+	}
+	if first.Count() != 50 || second.Count() != 50 {
+		t.Errorf("%d and %d deliveries made of 50", first.Count(), second.Count())
+	}
+}
+
+func arrivesUnchanged(t *testing.T, q fanout.Queue) {
+	t.Helper()
+	sender := NewSender()
+	var results Results
+	d := open(t, q, fanout.Config{Targets: []fanout.Target{sender.Target("ledger")}, OnResult: results.OnResult})
+	id := submit(t, d, fanout.Payload{
+		Body: []byte("\x00raw\xff"), ContentType: "application/octet-stream", Header: map[string][]string{"X-Tenant": {"acme"}},
+		IdempotencyKey: "order-7", CorrelationID: "visit-7",
+	})
+	got, err := results.Wait(within(t), id, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := sender.Requests()[0]
+	seen := fmt.Sprintf("%q %s %v %s %s %s", r.Body, r.ContentType, r.Header, r.IdempotencyKey, r.CorrelationID, r.DispatchID)
+	want := fmt.Sprintf("%q application/octet-stream map[X-Tenant:[acme]] order-7:ledger visit-7 %s", "\x00raw\xff", id)
+	if seen != want {
+		t.Errorf("got  %s\nwant %s", seen, want)
+	}
+	if got["ledger"].Outcome != fanout.Delivered {
+		t.Error(got["ledger"].Err)
+	}
+}
+
+func deadLetters(t *testing.T, q fanout.Queue) {
+	t.Helper()
+	refused := errors.New("no such account")
+	dead := make(chan fanout.Result, 1)
+	d := open(t, q, fanout.Config{
+		Targets:      []fanout.Target{NewSender(fanout.Permanent(refused)).Target("ledger")},
+		OnDeadLetter: func(_ context.Context, _ *fanout.Submission, r fanout.Result) { dead <- r },
+	})
+	submit(t, d, "entry")
+	select {
+	case r := <-dead:
+		if r.Outcome != fanout.Failed || r.Err == nil {
+			t.Errorf("%v: %v", r.Outcome, r.Err)
+		}
+	case <-within(t).Done():
+		t.Error("no dead letter")
+	}
+}
+
+func outlivesItsContext(t *testing.T, q fanout.Queue) {
+	t.Helper()
+	var results Results
+	d := open(t, q, fanout.Config{Targets: []fanout.Target{NewSender().Target("ledger")}, OnResult: results.OnResult})
+	ctx, cancel := context.WithCancel(context.Background())
+	id, err := d.Submit(ctx, "entry")
+	cancel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := results.Wait(within(t), id, 1)
+	if err != nil || got["ledger"].Outcome != fanout.Delivered {
+		t.Error(got["ledger"].Outcome, got["ledger"].Err, err)
+	}
+}
+
+func closeDrains(t *testing.T, q fanout.Queue) {
+	t.Helper()
+	proceed := make(chan struct{})
+	target := fanout.Target{Name: "ledger", Sender: fanout.SenderFunc(func(context.Context, *fanout.Request) (*fanout.Response, error) {
+		<-proceed
+		return nil, nil
+	})}
+	var results Results
+	d := open(t, q, fanout.Config{Targets: []fanout.Target{target}, OnResult: results.OnResult})
+	id := submit(t, d, "entry")
+	closed := make(chan error, 1)
+	go func() { closed <- d.Close(within(t)) }()
+	for {
+		if _, err := d.Submit(context.Background(), "late"); errors.Is(err, fanout.ErrClosed) {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	close(proceed)
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+	got, err := results.Wait(within(t), id, 1)
+	if err != nil || got["ledger"].Outcome != fanout.Delivered {
+		t.Error(got["ledger"].Outcome, got["ledger"].Err, err)
+	}
+}
+
+func closeIsBounded(t *testing.T, q fanout.Queue) {
+	t.Helper()
+	target := fanout.Target{Name: "ledger", Sender: fanout.SenderFunc(func(ctx context.Context, _ *fanout.Request) (*fanout.Response, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	})}
+	d := open(t, q, fanout.Config{Targets: []fanout.Target{target}, Defaults: fanout.Policy{Timeout: -1, AttemptTimeout: -1}})
+	id := submit(t, d, "entry")
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	err := d.Close(over)
+	var left *fanout.UndeliveredError
+	if !errors.As(err, &left) {
+		return // the queue has kept it
+	}
+	if !slices.ContainsFunc(left.Left, func(u fanout.Undelivered) bool { return u.Submission.DispatchID == id }) {
+		t.Errorf("%s is not in %v", id, err)
+	}
+}
+
+func closeTogether(t *testing.T, q fanout.Queue) {
+	t.Helper()
+	d := open(t, q, fanout.Config{Targets: []fanout.Target{NewSender().Target("ledger")}})
+	for i := range 20 {
+		submit(t, d, i)
+	}
+	errs := make(chan error, 4)
+	for range cap(errs) {
+		go func() { errs <- d.Close(within(t)) }()
+	}
+	for range cap(errs) {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+}
