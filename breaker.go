@@ -17,7 +17,8 @@ import (
 // through, and their success closes it while a failure opens it again.
 //
 // A failure is an attempt that met no complete answer, a 5xx or one of
-// [Retry.Statuses]. Any other answer counts as a success: the target is up.
+// [Retry.Statuses], or an answer that [Target.Classify] refused and did not mark
+// [Permanent]. Any other answer counts as a success: the target is up.
 // What we rejected ourselves, and what the caller cancelled, counts as neither.
 type Breaker struct {
 	// ConsecutiveFailures opens the breaker. Default 5; negative switches this
@@ -47,6 +48,9 @@ type Breaker struct {
 // windowAttempts is how many attempt timeouts a breaker's window must hold.
 const windowAttempts = 3
 
+// leastWindow leaves time for an attempt between two steps of the window.
+const leastWindow = 100 * time.Millisecond
+
 func (b Breaker) over(base Breaker) Breaker {
 	return Breaker{
 		ConsecutiveFailures: cmp.Or(b.ConsecutiveFailures, base.ConsecutiveFailures),
@@ -60,7 +64,7 @@ func (b Breaker) over(base Breaker) Breaker {
 
 func (b Breaker) withDefaults(longestAttempt time.Duration) Breaker {
 	return b.over(Breaker{ConsecutiveFailures: 5, FailureRatio: 0.5, MinCalls: 20,
-		Window: max(time.Minute, 6*longestAttempt), OpenFor: 5 * time.Second, Probes: 1})
+		Window: max(time.Minute, min(6*longestAttempt, longestDuration)), OpenFor: 5 * time.Second, Probes: 1})
 }
 
 func (b Breaker) check(longestAttempt time.Duration) error {
@@ -68,12 +72,17 @@ func (b Breaker) check(longestAttempt time.Duration) error {
 		finite("Breaker.FailureRatio", b.FailureRatio),
 		notNegative("Breaker.MinCalls", b.MinCalls),
 		notNegative("Breaker.Window", b.Window),
+		notTooLong("Breaker.Window", b.Window),
+		notTooLong("Breaker.OpenFor", b.OpenFor),
 		notNegative("Breaker.Probes", b.Probes),
 	}
 	if b.FailureRatio > 1 {
 		errs = append(errs, invalid("Breaker.FailureRatio", "%v is more than 1", b.FailureRatio))
 	}
-	if least := windowAttempts * longestAttempt; b.Window > 0 && b.Window < least {
+	if b.Window > 0 && b.Window < leastWindow {
+		errs = append(errs, invalid("Breaker.Window", "%v is less than %v", b.Window, leastWindow))
+	}
+	if least := windowAttempts * min(longestAttempt, longestDuration); b.Window > 0 && b.Window < least {
 		errs = append(errs, invalid("Breaker.Window", "%v is less than %d attempt timeouts, %v", b.Window, windowAttempts, least))
 	}
 	return errors.Join(errs...)

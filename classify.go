@@ -74,26 +74,39 @@ func classifyAnswer(t *target, resp *Response) verdict {
 	if err == nil {
 		return verdict{reach: delivered, vote: healthy}
 	}
-	var m *mark
-	var status *StatusError
-	switch {
-	case errors.As(err, &m):
+	if m, ok := lone[*mark](err); ok {
 		return markVerdict(m, err)
-	case errors.As(err, &status):
-		return statusVerdict(t, status, err)
-	default:
-		return verdict{reach: refused, err: err, retry: true, vote: unhealthy}
 	}
+	if status, ok := lone[*StatusError](err); ok {
+		return statusVerdict(t, status, err)
+	}
+	return verdict{reach: refused, err: err, retry: true, vote: unhealthy}
+}
+
+// lone finds an error that is not one of several: in the joined errors of a
+// dispatch, what is true of one target is not true of all.
+func lone[T error](err error) (found T, ok bool) {
+	for err != nil {
+		if found, ok = err.(T); ok { //nolint:errorlint // it walks itself
+			return found, true
+		}
+		inner, wraps := err.(interface{ Unwrap() error })
+		if !wraps {
+			break
+		}
+		err = inner.Unwrap()
+	}
+	return found, false
 }
 
 func answerError(t *target, resp *Response) error {
 	switch {
-	case t.Classify != nil && resp != nil:
+	case resp == nil:
+		return nil
+	case t.Classify != nil && !resp.incomplete:
 		return t.Classify(resp)
-	case resp != nil:
-		return resp.Err()
 	}
-	return nil
+	return resp.Err()
 }
 
 func markVerdict(m *mark, err error) verdict {
@@ -112,7 +125,8 @@ func statusVerdict(t *target, status *StatusError, err error) verdict {
 		// A gateway gave up on the target; whether the target acted it cannot know.
 		v.reach = unanswered
 	case code == http.StatusConflict && t.keyed():
-		v.retry = true
+		// An earlier attempt is being worked on; how it ends is not known.
+		v.retry, v.reach = true, unanswered
 	case code == http.StatusUnauthorized && t.refreshable():
 		v.retry, v.expired = true, true
 		return v
@@ -127,29 +141,38 @@ func statusVerdict(t *target, status *StatusError, err error) verdict {
 
 // classifyError judges an attempt that ended without an answer.
 func classifyError(t *target, err error) verdict {
+	var panicked *PanicError
+	if errors.As(err, &panicked) || errors.Is(err, ErrGoexit) {
+		return verdict{reach: unanswered, err: err}
+	}
+	if t.endpoint != nil {
+		if v, ok := connectVerdict(err); ok {
+			return v
+		}
+	}
+	if m, ok := lone[*mark](err); ok {
+		return markVerdict(m, err)
+	}
+	if status, ok := lone[*StatusError](err); ok {
+		return statusVerdict(t, status, err)
+	}
+	return verdict{reach: unanswered, err: err, retry: !errors.Is(err, ErrResponseTooLarge), vote: unhealthy}
+}
+
+// connectVerdict knows the errors of a transport that never had a connection.
+func connectVerdict(err error) (verdict, bool) {
 	var (
-		m           *mark
-		status      *StatusError
-		panicked    *PanicError
 		certificate *tls.CertificateVerificationError
 		dns         *net.DNSError
 		op          *net.OpError
 	)
 	switch {
-	case errors.As(err, &panicked), errors.Is(err, ErrGoexit):
-		return verdict{reach: unanswered, err: err}
 	case errors.As(err, &certificate):
-		return verdict{reach: notSent, err: err, vote: unhealthy}
-	case errors.As(err, &m):
-		return markVerdict(m, err)
-	case errors.As(err, &status):
-		return statusVerdict(t, status, err)
+		return verdict{reach: notSent, err: err, vote: unhealthy}, true
 	case errors.As(err, &dns), errors.As(err, &op) && (op.Op == "dial" || op.Op == "proxyconnect"):
-		return verdict{reach: notSent, err: err, retry: true, vote: unhealthy}
-	case errors.Is(err, ErrResponseTooLarge):
-		return verdict{reach: unanswered, err: err, vote: unhealthy}
+		return verdict{reach: notSent, err: err, retry: true, vote: unhealthy}, true
 	}
-	return verdict{reach: unanswered, err: err, retry: true, vote: unhealthy}
+	return verdict{}, false
 }
 
 // parseRetryAfter reads both forms of RFC 9110, section 10.2.3: seconds and an

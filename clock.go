@@ -56,10 +56,11 @@ func (c *clock) stop() {
 	}
 }
 
-// bound is the context that the delivery lives by, so far. One that comes too
-// late for the first attempts' clock has queued for its goroutine.
-func (dl *delivery) bound() context.Context {
-	dl.queued = dl.queued || dl.clock.first.Err() != nil
+// bound is the context that the delivery lives by, so far. One that comes late
+// has queued for its goroutine, and has no share in the first attempts' clock.
+func (dl *delivery) bound(now time.Time) context.Context {
+	late := dl.clock.attemptTimeout > 0 && now.Sub(dl.clock.started) > dl.clock.attemptTimeout/10
+	dl.queued = dl.queued || late
 	if dl.queued {
 		return dl.clock.total()
 	}

@@ -25,6 +25,7 @@ type delivery struct {
 	waits     schedule
 	sending   bool // an attempt is in the hands of a transport or Sender
 	queued    bool // the coming attempt did not start with the dispatch
+	paid      bool // for a retry that is not sent yet
 	effect    bool // some attempt went unanswered
 	refreshed bool // the credentials were renewed
 	outcome   Outcome
@@ -51,17 +52,12 @@ func (dl *delivery) deliver() error {
 	if err := dl.prepare(); err != nil {
 		return err
 	}
-	budget := dl.gates.budget
 	for {
-		made := len(dl.attempts)
 		if err := dl.attempt(); err != nil {
-			if made > 0 {
-				budget.giveBack()
-			}
 			return err
 		}
 		if dl.verdict.reach == delivered {
-			budget.success()
+			dl.gates.budget.success()
 			return nil
 		}
 		wait, err := dl.nextWait()
@@ -69,7 +65,6 @@ func (dl *delivery) deliver() error {
 			return err
 		}
 		if err := sleep(dl.clock.total(), wait); err != nil {
-			budget.giveBack()
 			return err
 		}
 		dl.queued = true
@@ -79,7 +74,8 @@ func (dl *delivery) deliver() error {
 // attempt passes the gates in their order and sends. An error means that
 // nothing was sent, and why.
 func (dl *delivery) attempt() error {
-	if ctx := dl.bound(); ctx.Err() != nil {
+	now := time.Now()
+	if ctx := dl.bound(now); ctx.Err() != nil {
 		return endOf(ctx)
 	}
 	gates := dl.gates
@@ -87,7 +83,6 @@ func (dl *delivery) attempt() error {
 		return ErrBreakerOpen
 	}
 
-	now := time.Now()
 	if !gates.rateLimit.allow(now) {
 		dl.queued = true
 		if err := gates.rateLimit.wait(dl.clock.total()); err != nil {
@@ -139,7 +134,7 @@ func (dl *delivery) send(ctx context.Context, now time.Time) error {
 	}
 
 	dl.attempts = append(dl.attempts, Attempt{RequestID: dl.request.RequestID, Start: now})
-	dl.sending = true
+	dl.sending, dl.paid = true, false
 	response, err := t.send(ctx, x)
 	if response != nil {
 		dl.response = response
@@ -208,6 +203,7 @@ func (dl *delivery) nextWait() (time.Duration, error) {
 	if !dl.gates.budget.take() {
 		return 0, ErrRetryBudget
 	}
+	dl.paid = true
 	return wait, nil
 }
 
@@ -218,6 +214,9 @@ func (dl *delivery) finish(reason error) {
 		dl.verdict = verdict{reach: unanswered, err: reason}
 		reason = ErrNotRetried
 		dl.settle()
+	}
+	if dl.paid {
+		dl.gates.budget.giveBack()
 	}
 	dl.duration = time.Since(dl.clock.started)
 	dl.outcome = Delivered
@@ -262,8 +261,9 @@ func (dl *delivery) prepare() error {
 		u := *dl.request.URL
 		dl.request.URL = &u
 	}
+	given := dl.request
 	if err := t.Prepare(dl.clock.total(), &dl.request); err != nil {
 		return &InvalidError{Target: t.Name, Field: "Prepare", Err: err}
 	}
-	return t.checkPrepared(&dl.request)
+	return t.checkPrepared(&given, &dl.request)
 }

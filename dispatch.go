@@ -21,8 +21,8 @@ func To(names ...string) Option { return Option{names: names} }
 // ToTargets gives targets to dispatch to in the call itself, such as the webhook
 // a customer has registered. They inherit [Config.Defaults]. Their breaker,
 // bulkhead, rate limit and retry budget are kept under their name from call to
-// call, and made from the first definition seen; a name not used for 20 minutes
-// is forgotten.
+// call, and made from the first definition seen. A name not used for 20 minutes
+// is forgotten, or later if its breaker or rate limit remembers longer.
 func ToTargets(targets ...Target) Option { return Option{targets: targets} }
 
 // dispatch is one payload to a set of targets.
@@ -219,7 +219,8 @@ func (d *Dispatcher) refuse(options []Option, reason error) Results {
 	}
 	for _, o := range options {
 		for _, name := range o.names {
-			reject(name, false)
+			t, known := d.registry.get(name)
+			reject(name, known && t.Optional)
 		}
 		for _, t := range o.targets {
 			reject(t.Name, t.Optional)

@@ -203,7 +203,11 @@ func TestGatesOfTargetsGivenInTheCallAreKeptWhileUsedAndThenForgotten(t *testing
 			time.Sleep(8 * time.Minute)
 			require.ErrorIs(t, dispatch(t.Context(), d, webhook("customer"))["customer"].Err, fanout.ErrBreakerOpen)
 		}
-		time.Sleep(20 * time.Minute)
+		time.Sleep(30 * time.Minute)
+		dispatch(t.Context(), d, webhook("another"))
+		_, known = d.BreakerState("customer")
+		assert.True(t, known, "its breaker is open for an hour")
+		time.Sleep(time.Hour)
 		dispatch(t.Context(), d, webhook("another"))
 		_, known = d.BreakerState("customer")
 		assert.False(t, known)

@@ -95,7 +95,7 @@ func (e *InvalidError) Error() string {
 	if e.Field != "" {
 		b.WriteString(e.Field + ": ")
 	}
-	return b.String() + e.Err.Error()
+	return b.String() + fmt.Sprint(e.Err)
 }
 
 // Unwrap returns [ErrInvalid] and the cause.

@@ -18,7 +18,8 @@ type Config struct {
 	Defaults Policy
 	// Transport carries the requests of targets that bring none of their own.
 	// It must not follow redirects or retry by itself. Default: a tuned
-	// transport that the dispatcher owns, with 64 idle connections per host, 3 s
+	// transport that the dispatcher owns, with 64 idle connections per host and 1024
+	// in all, 3 s
 	// to connect, 64 KiB of answer headers, HTTP/2 where the target offers it,
 	// and the proxy that the environment names.
 	Transport http.RoundTripper
@@ -133,8 +134,13 @@ func (d *Dispatcher) end() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.running--
+	d.finishIfLast()
+}
+
+func (d *Dispatcher) finishIfLast() {
 	if d.closed && d.running == 0 {
 		close(d.finished)
+		d.hangUp()
 	}
 }
 
@@ -149,7 +155,8 @@ const drainTimeout = 30 * time.Second
 // under way end with their own contexts; the error says how many there are.
 //
 // Call it after the last handler has returned, that is after
-// [net/http.Server.Shutdown]. It may be called more than once, and from several
+// [net/http.Server.Shutdown], and not in a hook or a [Sender], for which it would
+// wait. It may be called more than once, and from several
 // goroutines.
 func (d *Dispatcher) Close(ctx context.Context) error {
 	if ctx == nil {
@@ -164,13 +171,11 @@ func (d *Dispatcher) Close(ctx context.Context) error {
 	err := d.queue.Close(ctx)
 	select {
 	case <-d.finished:
-		d.hangUp()
 		return err
 	default:
 	}
 	select {
 	case <-d.finished:
-		d.hangUp()
 		return err
 	case <-ctx.Done():
 		return errors.Join(err, d.leftRunning(ctx.Err()))
@@ -180,12 +185,9 @@ func (d *Dispatcher) Close(ctx context.Context) error {
 func (d *Dispatcher) stopAccepting() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.closed {
-		return
-	}
-	d.closed = true
-	if d.running == 0 {
-		close(d.finished)
+	if !d.closed {
+		d.closed = true
+		d.finishIfLast()
 	}
 }
 

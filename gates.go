@@ -13,7 +13,8 @@ type gates struct {
 	rateLimit *rateLimit
 	budget    *budget
 
-	idle *idleness // nil if the target is configured: kept for ever
+	keep time.Duration // after the last use
+	idle *idleness     // nil if the target is configured: kept for ever
 }
 
 // idleness is guarded by its owner's mutex.
@@ -25,6 +26,7 @@ type idleness struct {
 
 func newGates(p Policy) *gates {
 	return &gates{
+		keep:      p.memory(),
 		breaker:   newBreaker(p.Breaker),
 		bulkhead:  newBulkhead(p.Bulkhead),
 		rateLimit: newRateLimit(p.RateLimit),
@@ -32,10 +34,20 @@ func newGates(p Policy) *gates {
 	}
 }
 
-// gatesIdle is how long the gates of a target that is named in calls only are
-// kept after their last use. It must outlast what they remember that matters: an
-// open breaker, an emptied bucket.
-const gatesIdle = 10 * time.Minute
+// sweepEvery is how often unused names are looked for, and how long they are kept
+// at least.
+const sweepEvery = 10 * time.Minute
+
+// memory is how long a policy's gates remember anything: an open breaker, a
+// window of failures, an empty bucket.
+func (p Policy) memory() time.Duration {
+	longest := max(sweepEvery, p.Breaker.Window, p.Breaker.OpenFor+p.Breaker.OpenFor/10)
+	if p.RateLimit.PerSecond > 0 {
+		refill := float64(p.RateLimit.Burst) / p.RateLimit.PerSecond
+		longest = max(longest, time.Duration(min(refill, longestDuration.Seconds())*float64(time.Second)))
+	}
+	return longest
+}
 
 // namedGates keeps the gates of targets given in the call, by name, and forgets
 // those no longer used, so that a million one-off destinations leak nothing.
@@ -72,15 +84,14 @@ func (g *gates) release() {
 	g.idle.since = time.Now()
 }
 
-// sweep looks at all names once in a gatesIdle: no goroutine, no timer, and an
-// entry lives twice that long at most.
+// sweep looks at all names, at most once per sweepEvery: no goroutine, no timer.
 func (n *namedGates) sweep(now time.Time) {
-	if now.Sub(n.swept) < gatesIdle {
+	if now.Sub(n.swept) < sweepEvery {
 		return
 	}
 	n.swept = now
 	for name, g := range n.byName {
-		if g.idle.users == 0 && now.Sub(g.idle.since) >= gatesIdle {
+		if g.idle.users == 0 && now.Sub(g.idle.since) >= g.keep {
 			delete(n.byName, name)
 		}
 	}

@@ -17,11 +17,8 @@ var refusedHeaders = map[string]bool{
 // checkHeader names the header at fault and never shows a value.
 func checkHeader(h http.Header) error {
 	seen := make(map[string]bool, len(h))
-	for name, values := range h {
+	for name := range h {
 		canonical := http.CanonicalHeaderKey(name)
-		if !validFieldName(name) {
-			return fmt.Errorf("%q is not a header name", name)
-		}
 		if refusedHeaders[canonical] {
 			return fmt.Errorf("%s is set by the library or the connection", name)
 		}
@@ -29,6 +26,16 @@ func checkHeader(h http.Header) error {
 			return fmt.Errorf("%s is given twice, in different case", canonical)
 		}
 		seen[canonical] = true
+	}
+	return checkFields(h)
+}
+
+// checkFields holds that a header can be sent.
+func checkFields(h http.Header) error {
+	for name, values := range h {
+		if !validFieldName(name) {
+			return fmt.Errorf("%q is not a header name", name)
+		}
 		for _, v := range values {
 			if !validFieldValue(v) {
 				return fmt.Errorf("%s: %w", name, errFieldValue)

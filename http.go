@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 )
 
 // endpoint is the fixed part of every request to an HTTP target.
@@ -43,6 +44,9 @@ func newEndpoint(def *Target, p Policy, transport http.RoundTripper) (*endpoint,
 	}
 	if err := checkHeader(def.Header); err != nil {
 		return nil, &InvalidError{Field: "Header", Err: err}
+	}
+	if _, given := e.header["Content-Type"]; given {
+		return nil, invalid("Header", "Content-Type is the payload's; a Prepare may change it")
 	}
 	if _, taken := e.header[e.keyHeader]; taken {
 		return nil, invalid("Header", "%s is the idempotency key's, which differs for each dispatch", p.Idempotency.Header)
@@ -103,16 +107,34 @@ func (e *endpoint) build(ctx context.Context, x *exchange, r *Request) error {
 	return nil
 }
 
+// authenticate lets user code change the header, and nothing of what is shared.
 func (e *endpoint) authenticate(ctx context.Context, x *exchange) error {
 	if e.auth == nil {
 		return nil
 	}
+	u := *x.request.URL
+	x.request.URL, x.request.Header = &u, x.request.Header.Clone()
 	if refresher, ok := e.auth.(Refresher); ok && x.refresh {
 		if err := refresher.Refresh(ctx); err != nil {
-			return err
+			return withoutURL(err)
 		}
 	}
-	return e.auth.Authenticate(ctx, &x.request)
+	if err := e.auth.Authenticate(ctx, &x.request); err != nil {
+		return withoutURL(err)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return checkFields(x.request.Header)
+}
+
+// withoutURL hides the address that a token request was sent to.
+func withoutURL(err error) error {
+	var urlError *url.Error
+	if !errors.As(err, &urlError) {
+		return err
+	}
+	return &shownAs{urlError.Op + ": " + urlError.Err.Error(), err}
 }
 
 var identity = []string{"identity"} // no body, rather than an empty chunked one
@@ -121,7 +143,7 @@ func (e *endpoint) requestHeader(x *exchange, r *Request, hasBody bool) http.Hea
 	h := make(http.Header, len(e.header)+len(r.Header)+len(x.values))
 	maps.Copy(h, e.header)
 	for name, values := range r.Header {
-		h[http.CanonicalHeaderKey(name)] = values
+		h[http.CanonicalHeaderKey(name)] = slices.Clip(values)
 	}
 	x.values = [4]string{r.CorrelationID, r.RequestID, r.ContentType, e.idempotency.value(r.IdempotencyKey)}
 	h[CorrelationHeader] = x.values[0:1:1]
@@ -139,29 +161,55 @@ func (e *endpoint) requestHeader(x *exchange, r *Request, hasBody bool) http.Hea
 func canonical(h http.Header) http.Header {
 	c := make(http.Header, len(h))
 	for name, values := range h {
-		c[http.CanonicalHeaderKey(name)] = slices.Clone(values)
+		c[http.CanonicalHeaderKey(name)] = slices.Clip(slices.Clone(values))
 	}
 	return c
 }
 
 // roundTrip does not follow redirects: body, key and signature stay home.
-func (e *endpoint) roundTrip(x *exchange) (*Response, error) {
+func (e *endpoint) roundTrip(ctx context.Context, x *exchange) (*Response, error) {
 	resp, err := e.transport.RoundTrip(&x.request)
 	switch {
 	case err != nil && x.sight != nil && x.sight.nothingSent():
-		return nil, NotSent(err)
+		return nil, NotSent(withoutQuotes(err))
 	case err != nil:
-		return nil, err
+		return nil, withoutQuotes(err)
 	case resp == nil:
 		return nil, errors.New("the transport returned neither answer nor error")
 	}
+	if !e.traced && resp.Body != nil && resp.Body != http.NoBody {
+		// net/http ends a body's reading with the context, others may not.
+		defer context.AfterFunc(ctx, func() { _ = resp.Body.Close() })()
+	}
 	body, err := readBody(resp, e.maxBytes)
-	*x.answer = Response{StatusCode: resp.StatusCode, Header: resp.Header, Body: body}
-	if resp.StatusCode/100 == 2 {
+	*x.answer = Response{StatusCode: resp.StatusCode, Header: resp.Header, Body: body, incomplete: err != nil}
+	switch {
+	case resp.StatusCode < 100:
+		return nil, errors.New("malformed HTTP status code")
+	case resp.StatusCode/100 == 2:
 		return x.answer, err
 	}
 	return x.answer, nil // the status says no; its body would only explain
 }
+
+// withoutQuotes cuts an error's text at the first quote: net/http quotes what it
+// cannot read, and a hostile peer may have sent our own request back.
+func withoutQuotes(err error) error {
+	text, _, quoted := strings.Cut(err.Error(), `"`)
+	if !quoted {
+		return err
+	}
+	return &shownAs{strings.TrimRight(text, " :="), err}
+}
+
+// shownAs is an error with another text.
+type shownAs struct {
+	text string
+	err  error
+}
+
+func (e *shownAs) Error() string { return e.text }
+func (e *shownAs) Unwrap() error { return e.err }
 
 // readBody reads a body to its end, so that the connection can be used again,
 // and closes it. A body over limit is not drained: its connection is closed.
@@ -170,8 +218,8 @@ func readBody(resp *http.Response, limit int64) ([]byte, error) {
 		return nil, nil
 	}
 	defer resp.Body.Close()
-	if resp.Body == http.NoBody {
-		return nil, nil
+	if resp.Body == http.NoBody || resp.StatusCode == http.StatusSwitchingProtocols {
+		return nil, nil // after a 101 there is a connection, which never ends
 	}
 	if limit < 0 {
 		limit = math.MaxInt64
@@ -181,10 +229,15 @@ func readBody(resp *http.Response, limit int64) ([]byte, error) {
 	}
 	// One byte more than announced, so that the end is seen without growing.
 	body := make([]byte, 0, max(512, min(resp.ContentLength, 64<<10)+1))
-	for {
+	for idle := 0; ; idle++ {
 		n, err := resp.Body.Read(body[len(body):cap(body)])
 		body = body[:len(body)+n]
+		if n > 0 {
+			idle = 0
+		}
 		switch {
+		case idle == 100:
+			return nil, io.ErrNoProgress
 		case int64(len(body)) > limit:
 			return nil, fmt.Errorf("%w: limit %d", ErrResponseTooLarge, limit)
 		case err == io.EOF:

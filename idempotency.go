@@ -50,10 +50,19 @@ func (i Idempotency) check() error {
 	switch {
 	case i.Header != "" && i.Header != "-" && !validFieldName(i.Header):
 		return invalid("Idempotency.Header", "%q is not a header name", i.Header)
+	case takenHeaders[http.CanonicalHeaderKey(i.Header)]:
+		return invalid("Idempotency.Header", "%s has another meaning", i.Header)
 	case i.Format != "" && i.Format != KeyPlain && i.Format != KeyStructured:
 		return invalid("Idempotency.Format", "%q is neither %q nor %q", i.Format, KeyPlain, KeyStructured)
 	}
 	return nil
+}
+
+// takenHeaders cannot carry a key.
+var takenHeaders = map[string]bool{
+	"Connection": true, "Content-Length": true, "Host": true, "Keep-Alive": true, "Proxy-Connection": true,
+	"Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true, CorrelationHeader: true, RequestIDHeader: true,
+	"Accept": true, "Authorization": true, "Content-Encoding": true, "Content-Type": true, "Cookie": true, "Expect": true, "User-Agent": true,
 }
 
 // off reports whether no key is sent.
@@ -87,7 +96,7 @@ func validKey(key string) bool {
 // keySuffix tells the keys of one dispatch apart. It is the target's name where
 // that can stand in a header, for whoever reads the logs, else its hash.
 func keySuffix(name string) string {
-	if len(name) <= 64 && validKey(name) {
+	if len(name) <= 64 && validKey(name) && !strings.Contains(name, ":") {
 		return ":" + name
 	}
 	sum := sha256.Sum256([]byte(name))

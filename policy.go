@@ -76,6 +76,10 @@ func (p Policy) longestAttempt() time.Duration {
 // so that a default never contradicts a setting.
 func (p Policy) check() error {
 	return errors.Join(
+		notTooLong("Timeout", p.Timeout),
+		notTooLong("AttemptTimeout", p.AttemptTimeout),
+		notTooLong("Bulkhead.MaxWait", p.Bulkhead.MaxWait),
+		notTooLong("RateLimit.MaxWait", p.RateLimit.MaxWait),
 		p.Retry.check(),
 		p.Breaker.check(p.withDefaults().longestAttempt()),
 		p.RateLimit.check(),
@@ -91,6 +95,16 @@ func invalid(field, format string, args ...any) error {
 func notNegative[T int | float64 | time.Duration](field string, v T) error {
 	if v < 0 {
 		return invalid(field, "%v is negative", v)
+	}
+	return nil
+}
+
+// longestDuration bounds what is not negative, so that sums do not overflow.
+const longestDuration = 365 * 24 * time.Hour
+
+func notTooLong(field string, d time.Duration) error {
+	if d > longestDuration {
+		return invalid(field, "%v is more than a year", d)
 	}
 	return nil
 }

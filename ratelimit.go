@@ -73,18 +73,19 @@ func (r *rateLimit) wait(ctx context.Context) error {
 	reservation := r.limiter.Reserve()
 	delay := reservation.Delay()
 	if deadline, ok := ctx.Deadline(); delay > r.maxWait || (ok && delay >= time.Until(deadline)) {
-		reservation.Cancel()
+		r.giveBack()
 		return ErrRateLimited
 	}
 	if err := sleep(ctx, delay); err != nil {
-		reservation.Cancel()
+		r.giveBack()
 		return err
 	}
 	return nil
 }
 
 // giveBack returns the token of an attempt that was not sent. A reservation can
-// no longer be cancelled once its time has come, but one of -1 token undoes it.
+// not be cancelled in full once a later one was made or its time has come, but
+// one of -1 token undoes it.
 func (r *rateLimit) giveBack() {
 	if r != nil {
 		r.limiter.ReserveN(time.Now(), -1)

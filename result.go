@@ -78,7 +78,7 @@ type Result struct {
 type Attempt struct {
 	RequestID  string // sent as X-Request-ID
 	Start      time.Time
-	Duration   time.Duration // from leaving the queues to the answer's last byte
+	Duration   time.Duration // from when it was built and signed to the answer's last byte
 	StatusCode int           // zero if no answer was seen
 	Err        error         // nil if the attempt delivered
 }
@@ -88,6 +88,8 @@ type Response struct {
 	StatusCode int         // zero from a [Sender] that has none
 	Header     http.Header // nil from a [Sender] that has none
 	Body       []byte
+
+	incomplete bool // the body could not be read whole
 }
 
 // Err joins the failures of the required targets, in definition order, as a
@@ -147,7 +149,12 @@ func Decode[T any](r Result) (T, error) {
 	case r.Response == nil || len(r.Response.Body) == 0:
 		return v, fmt.Errorf("fanout: %s: answer has no body", r.Target)
 	}
-	if err := json.Unmarshal(r.Response.Body, &v); err != nil {
+	err := json.Unmarshal(r.Response.Body, &v)
+	var wrongType *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &wrongType): // whose text has the value
+		return v, fmt.Errorf("fanout: %s: answer is not the JSON expected: field %q cannot be a %v", r.Target, wrongType.Field, wrongType.Type)
+	case err != nil:
 		return v, fmt.Errorf("fanout: %s: answer is not the JSON expected: %w", r.Target, err)
 	}
 	return v, nil

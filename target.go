@@ -27,7 +27,7 @@ type Target struct {
 	Method string
 	// Header is sent with every request. Headers that belong to the connection
 	// or to this library, such as Content-Length and the idempotency key's, are
-	// refused.
+	// refused, and so is Content-Type, which is the payload's.
 	Header http.Header
 	// Auth adds credentials to every attempt. Default none. See [Refresher] for
 	// those that expire.
@@ -39,8 +39,9 @@ type Target struct {
 	// Sender carries the payload to a target that is not a URL.
 	Sender Sender
 
-	// Prepare shapes this target's request, once per delivery. An error ends the
-	// delivery as [Rejected]. Default: the payload as it is.
+	// Prepare shapes this target's request, once per delivery: its URL, Header,
+	// ContentType and Body. An error ends the delivery as [Rejected]. Default: the
+	// payload as it is.
 	Prepare func(context.Context, *Request) error
 	// Classify judges a complete answer: nil is delivered, whatever the status;
 	// an error is the target's no, retried unless it is [Permanent]. It must not
@@ -151,12 +152,16 @@ func (t *target) build(ctx context.Context, x *exchange, r *Request) error {
 // send makes the attempt.
 func (t *target) send(ctx context.Context, x *exchange) (*Response, error) {
 	if t.endpoint != nil {
-		return t.endpoint.roundTrip(x)
+		return t.endpoint.roundTrip(ctx, x)
 	}
 	return t.Sender.Send(ctx, x.own)
 }
 
-func (t *target) checkPrepared(r *Request) error {
+func (t *target) checkPrepared(given, r *Request) error {
+	if r.Target != given.Target || r.Method != given.Method || r.DispatchID != given.DispatchID ||
+		r.CorrelationID != given.CorrelationID || r.IdempotencyKey != given.IdempotencyKey {
+		return &InvalidError{Target: t.Name, Field: "Prepare", Err: errors.New("changed more than URL, Header, ContentType and Body")}
+	}
 	if t.endpoint == nil {
 		return nil
 	}

@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -30,6 +31,8 @@ func newTransport(closing context.Context) *http.Transport {
 			return counted, nil
 		},
 		ForceAttemptHTTP2:      true,
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 5 * time.Second},
+		MaxIdleConns:           1024,
 		MaxIdleConnsPerHost:    64,
 		IdleConnTimeout:        90 * time.Second,
 		TLSHandshakeTimeout:    10 * time.Second,
@@ -61,6 +64,7 @@ func (c *countedConn) Write(b []byte) (int, error) {
 // goroutines may report after RoundTrip has returned, hence the atomics.
 type sight struct {
 	trace     httptrace.ClientTrace
+	asked     atomic.Bool // for a connection: not so under a protocol registered with the transport
 	connected atomic.Bool
 	conn      atomic.Pointer[countedConn] // nil under a transport that is not ours
 	before    atomic.Int64                // bytes written to conn for earlier requests
@@ -68,9 +72,11 @@ type sight struct {
 
 // watch adds to whatever trace the context has.
 func (s *sight) watch(ctx context.Context) context.Context {
-	s.trace.GotConn = s.gotConn
+	s.trace.GetConn, s.trace.GotConn = s.getConn, s.gotConn
 	return httptrace.WithClientTrace(ctx, &s.trace)
 }
+
+func (s *sight) getConn(string) { s.asked.Store(true) }
 
 func (s *sight) gotConn(info httptrace.GotConnInfo) {
 	if conn := counted(info.Conn); conn != nil {
@@ -80,10 +86,14 @@ func (s *sight) gotConn(info httptrace.GotConnInfo) {
 	s.connected.Store(true)
 }
 
-// counted looks below TLS.
+// counted looks below TLS. Over HTTP/2 bytes say nothing: the request is written
+// by a goroutine that may come to it when RoundTrip has returned.
 func counted(conn net.Conn) *countedConn {
-	if tls, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		conn = tls.NetConn()
+	if secure, ok := conn.(*tls.Conn); ok {
+		if secure.ConnectionState().NegotiatedProtocol == "h2" {
+			return nil
+		}
+		conn = secure.NetConn()
 	}
 	c, _ := conn.(*countedConn)
 	return c
@@ -92,7 +102,7 @@ func counted(conn net.Conn) *countedConn {
 // nothingSent reports whether not a byte of the request can have left.
 func (s *sight) nothingSent() bool {
 	if !s.connected.Load() {
-		return true
+		return s.asked.Load()
 	}
 	conn := s.conn.Load()
 	return conn != nil && conn.written.Load() == s.before.Load()
