@@ -85,7 +85,7 @@ func (b Breaker) check(longestAttempt time.Duration) error {
 	if least := windowAttempts * min(longestAttempt, longestDuration); b.Window > 0 && b.Window < least {
 		errs = append(errs, invalid("Breaker.Window", "%v is less than %d attempt timeouts, %v", b.Window, windowAttempts, least))
 	}
-	return errors.Join(errs...)
+	return join(errs...)
 }
 
 // BreakerState is the state of a target's circuit breaker.

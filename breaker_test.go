@@ -202,7 +202,7 @@ func TestAnOpenBreakerEndsARetryingDeliveryAndKeepsTheLastError(t *testing.T) {
 		assert.Equal(t, fanout.Failed, r.Outcome)
 		assert.Len(t, r.Attempts, 2)
 		require.ErrorIs(t, r.Err, fanout.ErrBreakerOpen)
-		require.EqualError(t, r.Err, "crm: circuit breaker open (2): 500 Internal Server Error")
+		require.EqualError(t, r.Err, "crm: circuit breaker open after 2 attempts: 500 Internal Server Error")
 	})
 }
 

@@ -126,7 +126,7 @@ func statusVerdict(t *target, status *StatusError, err error) verdict {
 		v.reach = unanswered
 	case code == http.StatusConflict && t.keyed():
 		// An earlier attempt is being worked on; how it ends is not known.
-		v.retry, v.reach = true, unanswered
+		v.retry, v.reach = t.conflicts, unanswered
 	case code == http.StatusUnauthorized && t.refreshable():
 		v.retry, v.expired = true, true
 		return v

@@ -11,13 +11,14 @@ import (
 
 // delivery is one payload on its way to one target.
 type delivery struct {
-	target  *target
-	gates   *gates
-	caller  context.Context // as given to Dispatch: its end is the caller's doing
-	clock   *clock
-	request Request // as the latest attempt sends it
-	id      string  // of the first request, and but for its end of all
-	first   *exchange
+	target     *target
+	gates      *gates
+	caller     context.Context // as given to Dispatch: its end is the caller's doing
+	clock      *clock
+	payloadKey string
+	request    Request // as the latest attempt sends it
+	id         string  // of the first request, and but for its end of all
+	first      *exchange
 
 	attempts  []Attempt
 	verdict   verdict   // on the latest attempt
@@ -230,7 +231,7 @@ func (dl *delivery) result(position int) Result {
 	return Result{
 		Target: dl.target.Name, Outcome: dl.outcome, Optional: dl.target.Optional, position: position,
 		Response: dl.response, Err: dl.err, Attempts: dl.attempts, Duration: dl.duration,
-		DispatchID: dl.request.DispatchID, IdempotencyKey: dl.request.IdempotencyKey,
+		DispatchID: dl.request.DispatchID, IdempotencyKey: dl.request.IdempotencyKey, PayloadKey: dl.payloadKey,
 	}
 }
 

@@ -101,7 +101,7 @@ func (d *Dispatcher) chooseSome(options []Option) (*selection, error) {
 	for _, t := range chosen.targets {
 		chosen.names = append(chosen.names, t.Name)
 	}
-	return &chosen, errors.Join(append(errs, duplicates(chosen.targets))...)
+	return &chosen, join(append(errs, duplicates(chosen.targets))...)
 }
 
 func duplicates(targets []*target) error {
@@ -130,6 +130,7 @@ func (d *Dispatcher) newDispatch(ctx context.Context, targets []*target, s *Subm
 		dl.attempts, dl.first = attempts[i:i:i+1], &exchanges[i]
 		dl.first.answer = &answers[i]
 		dl.id, ids = ids[:length], ids[length:]
+		dl.payloadKey = cmp.Or(s.IdempotencyKey, s.DispatchID)
 		dl.request = s.request(t, strings.TrimSuffix(dl.id, firstAttempt))
 	}
 	return p

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -86,6 +87,7 @@ func TestWhatCannotBeDispatchedIsRefusedBeforeAnythingIsSent(t *testing.T) {
 		{"nil", nil, nil, "fanout: Payload: nil: use fanout.Payload{} to send no body"},
 		{"nil pointer", (*fanout.Payload)(nil), nil, "fanout: Payload: nil pointer"},
 		{"bytes", []byte("x"), nil, "fanout: Payload: bytes without a content type: use fanout.Payload{Body: …, ContentType: …}"},
+		{"reader", strings.NewReader("x"), nil, "fanout: Payload: a reader, which all targets would share: read it into fanout.Payload{Body: …, ContentType: …}"},
 		{"channel", make(chan int), nil, "fanout: Payload.Value: json: unsupported type: chan int"},
 		{"cycle", loop, nil, "fanout: Payload.Value: json: unsupported value: encountered a cycle via *fanout_test.cycle"},
 		{"value and body", fanout.Payload{Value: 1, Body: []byte("x")}, nil, "fanout: Payload.Body: set together with Value"},

@@ -31,7 +31,7 @@
 // [Results.Err] joins the failures of the targets that are not
 // [Target.Optional]. It works with [errors.Is] and [errors.As], and reads like
 //
-//	fanout: 1 of 3 targets failed: crm: attempts exhausted (3): 503 Service Unavailable
+//	fanout: 1 of 3 targets not delivered: crm: given up after 3 attempts: 503 Service Unavailable
 //
 // # What happens to a call
 //
@@ -46,6 +46,15 @@
 // Every policy has defaults that are safe to use as they are; the zero [Policy]
 // is complete. [Config.Defaults] changes them for all targets, a target's own
 // [Policy] for one.
+//
+// # In the background
+//
+// [Dispatcher.Submit] accepts a payload and returns; the deliveries outlive the
+// request. [Config.OnResult] and [Config.OnDeadLetter] are told what became of
+// them, and [Dispatcher.Close] waits for those that are left. When targets are
+// slower than what comes in, Submit fails with [ErrFull]: memory is bounded, and
+// nothing accepted is dropped in silence. A submission that waits costs its body
+// and about 400 bytes, and no goroutine.
 //
 // # Idempotency
 //

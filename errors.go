@@ -17,7 +17,7 @@ import (
 // context's error.
 var (
 	// ErrAttemptsExhausted: the last of [Retry.MaxAttempts] failed.
-	ErrAttemptsExhausted = errors.New("attempts exhausted")
+	ErrAttemptsExhausted = errors.New("given up")
 	// ErrRetryBudget: the target's [Retry.Budget] is spent, so the target is
 	// failing far more often than it succeeds.
 	ErrRetryBudget = errors.New("retry budget exhausted")
@@ -172,18 +172,22 @@ type TargetError struct {
 	Err      error // what the last attempt met; nil if there was none
 }
 
-// Error reads like "crm: attempts exhausted (3): 503 Service Unavailable".
+// Error reads like "crm: given up after 3 attempts: 503 Service Unavailable".
 func (e *TargetError) Error() string {
-	var b strings.Builder
+	reason := e.Reason.Error()
 	if invalid, ok := e.Reason.(*InvalidError); ok && invalid.Target == e.Target { //nolint:errorlint // its own text only
-		fmt.Fprintf(&b, "%s: %s: %v", e.Target, invalid.Field, invalid.Err)
-	} else {
-		fmt.Fprintf(&b, "%s: %v", e.Target, e.Reason)
+		reason = fmt.Sprintf("%s: %v", invalid.Field, invalid.Err)
 	}
-	if e.Attempts > 0 {
-		fmt.Fprintf(&b, " (%d)", e.Attempts)
+	var b strings.Builder
+	b.WriteString(e.Target + ": " + reason)
+	switch e.Attempts {
+	case 0:
+	case 1:
+		b.WriteString(" after 1 attempt")
+	default:
+		fmt.Fprintf(&b, " after %d attempts", e.Attempts)
 	}
-	if e.Err != nil {
+	if e.Err != nil && e.Err.Error() != reason {
 		fmt.Fprintf(&b, ": %v", e.Err)
 	}
 	if e.Outcome == Unknown {
@@ -207,10 +211,10 @@ type DispatchError struct {
 	Failures   []*TargetError // in definition order; at least one
 }
 
-// Error is one line: how many targets failed, and why each did.
+// Error is one line: how many targets did not get it, and why each did not.
 func (e *DispatchError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "fanout: %d of %d targets failed", len(e.Failures), e.Targets)
+	fmt.Fprintf(&b, "fanout: %d of %d targets not delivered", len(e.Failures), e.Targets)
 	for i, f := range e.Failures {
 		sep := "; "
 		if i == 0 {

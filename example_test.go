@@ -2,6 +2,7 @@ package fanout_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -46,9 +48,10 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	defer d.Close(context.Background())
+	ctx := context.Background()
+	defer d.Close(ctx)
 
-	results, err := d.Dispatch(context.Background(), signup{Name: "Ada", Email: "ada@example.com"})
+	results, err := d.Dispatch(ctx, signup{Name: "Ada", Email: "ada@example.com"})
 	fmt.Println("error:", err)
 	for _, r := range results.Sorted() {
 		fmt.Println(r.Target, r.Outcome, r.Response.StatusCode)
@@ -77,7 +80,7 @@ func ExampleResults_Err() {
 		fmt.Println("status", status.StatusCode)
 	}
 	// Output:
-	// fanout: 1 of 2 targets failed: crm: not retried (1): 400 Bad Request
+	// fanout: 1 of 2 targets not delivered: crm: not retried after 1 attempt: 400 Bad Request
 	// status 400
 }
 
@@ -178,7 +181,7 @@ func ExampleRateLimit() {
 	}
 	// Output:
 	// <nil>
-	// fanout: 1 of 1 targets failed: crm: rate limited
+	// fanout: 1 of 1 targets not delivered: crm: rate limited
 }
 
 func ExampleSender() {
@@ -199,6 +202,96 @@ func ExampleSender() {
 	// delivered
 }
 
+func ExampleDispatcher_Submit() {
+	crm := serve(http.StatusCreated)
+	defer crm.Close()
+	d, _ := fanout.New(fanout.Config{
+		Targets: []fanout.Target{{Name: "crm", URL: crm.URL}},
+		OnResult: func(_ context.Context, _ *fanout.Submission, r fanout.Result) {
+			fmt.Println(r.Target, r.Outcome)
+		},
+	})
+
+	ctx := context.Background()
+	id, err := d.Submit(ctx, signup{Name: "Ada", Email: "ada@example.com"})
+	fmt.Println(id != "", err)
+
+	// On SIGTERM: first http.Server.Shutdown, so that no handler submits any more.
+	fmt.Println(d.Close(ctx))
+	// Unordered output:
+	// true <nil>
+	// crm delivered
+	// <nil>
+}
+
+func ExampleHandler() {
+	crm := serve(http.StatusCreated)
+	defer crm.Close()
+	d, _ := fanout.New(fanout.Config{Targets: []fanout.Target{{Name: "crm", URL: crm.URL}}})
+	defer d.Close(context.Background())
+	gateway := httptest.NewServer(&fanout.Handler{Dispatcher: d, Wait: true})
+	defer gateway.Close()
+
+	answer, err := http.Post(gateway.URL, "application/json", strings.NewReader(`{"name":"Ada"}`))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer answer.Body.Close()
+	var report fanout.Report
+	_ = json.NewDecoder(answer.Body).Decode(&report)
+	fmt.Println(answer.Status, report.Targets[0].Target, report.Targets[0].Outcome)
+	// Output: 200 OK crm delivered
+}
+
+func ExampleDispatcher_SetTargets() {
+	first, second := serve(http.StatusOK), serve(http.StatusOK)
+	defer first.Close()
+	defer second.Close()
+	d, _ := fanout.New(fanout.Config{Targets: []fanout.Target{{Name: "first", URL: first.URL}}})
+	defer d.Close(context.Background())
+
+	if err := d.SetTargets(fanout.Target{Name: "second", URL: second.URL}); err != nil {
+		fmt.Println(err)
+	}
+	d.RemoveTargets("first")
+	results, _ := d.Dispatch(context.Background(), ada)
+	fmt.Println(len(results), results["second"].Outcome)
+	// Output: 1 delivered
+}
+
+func ExampleRefresher() {
+	statuses := inTurn(http.StatusUnauthorized, http.StatusOK)
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Println(r.Header.Get("Authorization"))
+		w.WriteHeader(statuses())
+	}))
+	defer api.Close()
+	d, _ := fanout.New(fanout.Config{Targets: []fanout.Target{
+		{Name: "crm", URL: api.URL, Auth: &token{value: "stale"}},
+	}})
+	defer d.Close(context.Background())
+
+	_, err := d.Dispatch(context.Background(), ada)
+	fmt.Println(err)
+	// Output:
+	// Bearer stale
+	// Bearer fresh
+	// <nil>
+}
+
+type token struct{ value string }
+
+func (t *token) Authenticate(_ context.Context, r *http.Request) error {
+	r.Header.Set("Authorization", "Bearer "+t.value)
+	return nil
+}
+
+func (t *token) Refresh(context.Context) error {
+	t.value = "fresh"
+	return nil
+}
+
 func ExamplePayload() {
 	api := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -216,6 +309,27 @@ func ExamplePayload() {
 	fmt.Println(err)
 	// Output:
 	// application/xml order-7:billing <order id='7'/>
+	// <nil>
+}
+
+func ExamplePayload_idempotencyKey() {
+	payment := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		fmt.Println(r.Header.Get("Idempotency-Key"))
+	}))
+	defer payment.Close()
+	d, _ := fanout.New(fanout.Config{Targets: []fanout.Target{{Name: "payment", URL: payment.URL}}})
+	ctx := context.Background()
+	defer d.Close(ctx)
+
+	order := map[string]any{"id": 7, "total": "19.99"}
+	for range 2 { // a client that asks again
+		_, err := d.Dispatch(ctx, fanout.Payload{Value: order, IdempotencyKey: "order-7"})
+		fmt.Println(err)
+	}
+	// Output:
+	// order-7:payment
+	// <nil>
+	// order-7:payment
 	// <nil>
 }
 
@@ -270,7 +384,7 @@ func ExampleTarget_classify() {
 
 	results, _ := d.Dispatch(context.Background(), ada)
 	fmt.Println(results["email"].Err)
-	// Output: email: not retried (1): unknown list
+	// Output: email: not retried after 1 attempt: unknown list
 }
 
 func ExampleAuthenticator() {

@@ -51,9 +51,10 @@ type Dispatcher struct {
 	onResult, onDeadLetter func(context.Context, *Submission, Result)
 
 	mu       sync.Mutex
-	running  int           // dispatches under way
+	running  int           // dispatches under way, and the queue
 	closed   bool          // no more may begin
-	finished chan struct{} // closed when closed and running is 0
+	endQueue func()        // once
+	finished chan struct{} // closed when nothing is running any more
 }
 
 // New checks the configuration and makes a dispatcher of it. Its error names
@@ -82,7 +83,11 @@ func New(config Config) (*Dispatcher, error) {
 	if d.queue == nil {
 		d.queue = NewMemoryQueue(MemoryLimits{})
 	}
-	return d, d.queue.Start(worker{d})
+	d.running, d.endQueue = 1, sync.OnceFunc(d.end)
+	if err := d.queue.Start(worker{d}); err != nil {
+		return nil, err
+	}
+	return d, nil
 }
 
 // Dispatch sends the payload to all configured targets, or those the options
@@ -90,10 +95,14 @@ func New(config Config) (*Dispatcher, error) {
 // The payload is any value, which is encoded as JSON once for all targets, or a
 // [Payload].
 //
-// The results have an entry for every target. The error is [Results.Err]: nil if
-// all required targets were delivered to. If the input cannot be used, nothing is
-// sent, every target's entry is [Rejected] and the error is an [*InvalidError]
-// or several joined.
+// The results have an entry for every target. The error is [Results.Err], a
+// [*DispatchError], or nil if all required targets were delivered to. If the
+// dispatch cannot begin, nothing is sent and every target's entry is [Rejected]:
+// if the input cannot be used, the error matches [ErrInvalid] and is an
+// [*InvalidError] or several joined; after Close it matches [ErrClosed].
+//
+// Dispatch waits for optional targets, too. What nobody should wait for is for
+// [Dispatcher.Submit], or gets a short [Policy.Timeout].
 //
 // When ctx ends, attempts under way are cut short and Dispatch returns at once.
 // Attempts to different targets are independent: none is cancelled because
@@ -134,11 +143,7 @@ func (d *Dispatcher) end() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.running--
-	d.finishIfLast()
-}
-
-func (d *Dispatcher) finishIfLast() {
-	if d.closed && d.running == 0 {
+	if d.running == 0 {
 		close(d.finished)
 		d.hangUp()
 	}
@@ -169,6 +174,7 @@ func (d *Dispatcher) Close(ctx context.Context) error {
 	}
 	d.stopAccepting()
 	err := d.queue.Close(ctx)
+	d.endQueue()
 	select {
 	case <-d.finished:
 		return err
@@ -185,10 +191,7 @@ func (d *Dispatcher) Close(ctx context.Context) error {
 func (d *Dispatcher) stopAccepting() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.closed {
-		d.closed = true
-		d.finishIfLast()
-	}
+	d.closed = true
 }
 
 func (d *Dispatcher) leftRunning(err error) error {

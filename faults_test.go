@@ -149,7 +149,7 @@ func TestFaultDNS(t *testing.T) {
 			r := to(t, fanout.Target{URL: "http://crm.invalid", Transport: transport}, unkeyed)
 			assertNeverSent(t, r)
 			if name == "slow" {
-				require.EqualError(t, r.Err, "crm: attempts exhausted (3): attempt timeout")
+				require.EqualError(t, r.Err, "crm: given up after 3 attempts: attempt timeout")
 				return
 			}
 			var dns *net.DNSError
@@ -271,7 +271,7 @@ func TestFaultRetryAfterBeyondTheDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := to(t, fanouttest.NewMemoryTarget(t, fanouttest.RetryAfter(429, "31")).Target("crm"), fanout.Policy{})
 		assert.Zero(t, r.Duration)
-		require.EqualError(t, r.Err, "crm: no time left to retry (1): 429 Too Many Requests, retry after 31s")
+		require.EqualError(t, r.Err, "crm: no time left to retry after 1 attempt: 429 Too Many Requests, retry after 31s")
 	})
 }
 
@@ -337,7 +337,7 @@ func TestFaultOKThatSaysError(t *testing.T) {
 	}
 	r := to(t, target, keyed)
 	assert.Equal(t, fanout.Failed, r.Outcome)
-	require.EqualError(t, r.Err, "crm: not retried (1): not ok")
+	require.EqualError(t, r.Err, "crm: not retried after 1 attempt: not ok")
 }
 
 func TestFaultStormOf503(t *testing.T) {

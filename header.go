@@ -19,6 +19,9 @@ func checkHeader(h http.Header) error {
 	seen := make(map[string]bool, len(h))
 	for name := range h {
 		canonical := http.CanonicalHeaderKey(name)
+		if canonical == "Content-Type" {
+			return errContentType
+		}
 		if refusedHeaders[canonical] {
 			return fmt.Errorf("%s is set by the library or the connection", name)
 		}
@@ -44,6 +47,8 @@ func checkFields(h http.Header) error {
 	}
 	return nil
 }
+
+var errContentType = errors.New("Content-Type is the payload's: set Payload.ContentType, or Request.ContentType in a Prepare")
 
 var errFieldValue = errors.New("value has a control character")
 

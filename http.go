@@ -45,9 +45,6 @@ func newEndpoint(def *Target, p Policy, transport http.RoundTripper) (*endpoint,
 	if err := checkHeader(def.Header); err != nil {
 		return nil, &InvalidError{Field: "Header", Err: err}
 	}
-	if _, given := e.header["Content-Type"]; given {
-		return nil, invalid("Header", "Content-Type is the payload's; a Prepare may change it")
-	}
 	if _, taken := e.header[e.keyHeader]; taken {
 		return nil, invalid("Header", "%s is the idempotency key's, which differs for each dispatch", p.Idempotency.Header)
 	}

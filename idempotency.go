@@ -16,7 +16,7 @@ import (
 // [Sender] finds it in [Request.IdempotencyKey].
 //
 // For a keyed request a 409 means that an earlier attempt is still being worked
-// on, and is retried; a 422 means that the key was used for something else, and
+// on: it is retried, and ends in [Unknown]. A 422 means that the key was used for something else, and
 // is not.
 type Idempotency struct {
 	// Header is the name of the header. Default "Idempotency-Key"; "-" sends

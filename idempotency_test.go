@@ -51,6 +51,9 @@ func TestAPayloadsKeyGivesTheSameKeysAgain(t *testing.T) {
 	again, _ := keyOf(t, via("crm", nil), "Idempotency-Key", payload)
 	other, _ := keyOf(t, via("email", nil), "Idempotency-Key", payload)
 	assert.Equal(t, first, again)
+	minted, r := keyOf(t, via("crm", nil), "Idempotency-Key", fanout.Payload{})
+	repeated, _ := keyOf(t, via("crm", nil), "Idempotency-Key", fanout.Payload{IdempotencyKey: r.PayloadKey})
+	assert.Equal(t, minted, repeated)
 	assert.NotEqual(t, first, other)
 }
 

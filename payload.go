@@ -3,6 +3,7 @@ package fanout
 import (
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"slices"
 )
@@ -78,6 +79,8 @@ func asPayload(payload any) (Payload, error) {
 		return *p, nil
 	case []byte:
 		return Payload{}, invalidPayload("Payload", errors.New("bytes without a content type: use fanout.Payload{Body: …, ContentType: …}"))
+	case io.Reader:
+		return Payload{}, invalidPayload("Payload", errors.New("a reader, which all targets would share: read it into fanout.Payload{Body: …, ContentType: …}"))
 	case nil:
 		return Payload{}, invalidPayload("Payload", errors.New("nil: use fanout.Payload{} to send no body"))
 	}

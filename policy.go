@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -75,7 +76,7 @@ func (p Policy) longestAttempt() time.Duration {
 // check refuses what cannot be meant. It is called before the defaults are in,
 // so that a default never contradicts a setting.
 func (p Policy) check() error {
-	return errors.Join(
+	return join(
 		notTooLong("Timeout", p.Timeout),
 		notTooLong("AttemptTimeout", p.AttemptTimeout),
 		notTooLong("Bulkhead.MaxWait", p.Bulkhead.MaxWait),
@@ -85,6 +86,15 @@ func (p Policy) check() error {
 		p.RateLimit.check(),
 		p.Idempotency.check(),
 	)
+}
+
+// join is errors.Join, but leaves a single error as it is.
+func join(errs ...error) error {
+	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+	if len(errs) == 1 {
+		return errs[0]
+	}
+	return errors.Join(errs...)
 }
 
 func invalid(field, format string, args ...any) error {

@@ -3,7 +3,6 @@ package fanout
 import (
 	"cmp"
 	"context"
-	"errors"
 	"math"
 	"time"
 
@@ -49,7 +48,7 @@ func (r RateLimit) check() error {
 	if r.PerSecond == 0 && r.Burst > 0 {
 		errs = append(errs, invalid("RateLimit.Burst", "set without PerSecond"))
 	}
-	return errors.Join(errs...)
+	return join(errs...)
 }
 
 // rateLimit is the gate of a [RateLimit]; nil lets everything through.

@@ -1,7 +1,6 @@
 package fanout
 
 import (
-	"errors"
 	"reflect"
 	"slices"
 	"sync"
@@ -50,7 +49,7 @@ func (d *Dispatcher) compileAll(definitions []Target) ([]*target, error) {
 			compiled = append(compiled, t)
 		}
 	}
-	return compiled, errors.Join(append(errs, duplicates(compiled))...)
+	return compiled, join(append(errs, duplicates(compiled))...)
 }
 
 func (r *registry) set(targets []*target) {

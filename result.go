@@ -71,7 +71,10 @@ type Result struct {
 	// Duration is the whole delivery's, waits included.
 	Duration       time.Duration
 	DispatchID     string
-	IdempotencyKey string // empty if the target takes none
+	IdempotencyKey string // as the target got it; empty if it takes none
+	// PayloadKey repeats a dispatch: as [Payload.IdempotencyKey] of another one, it
+	// gives every target the key it had.
+	PayloadKey string
 }
 
 // Attempt is one try on the wire.

@@ -2,7 +2,6 @@ package fanout
 
 import (
 	"cmp"
-	"errors"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -40,7 +39,8 @@ type Retry struct {
 	// 503 without a Retry-After. Default 1 s; negative means no difference.
 	ThrottledBackoff time.Duration
 	// Statuses are the HTTP statuses worth a retry. Default 408, 425, 429, 500,
-	// 502, 503 and 504; not nil and empty means none.
+	// 502, 503 and 504, and 409 if the request carries an idempotency key; not nil
+	// and empty means none.
 	Statuses []int
 	// Budget bounds the retries to a target over all dispatches: a bucket of
 	// this many tokens, full at first; a retry takes one. Default 10; negative
@@ -110,7 +110,7 @@ func (r Retry) check() error {
 			errs = append(errs, invalid("Retry.Statuses", "%d is not a status of failure", s))
 		}
 	}
-	return errors.Join(errs...)
+	return join(errs...)
 }
 
 // schedule is the waits of one delivery. The zero value is before its first.

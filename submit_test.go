@@ -335,3 +335,21 @@ func TestWhatCannotBeSubmittedIsRefused(t *testing.T) {
 	_, err = fanout.New(fanout.Config{Queue: fanout.NewMemoryQueue(fanout.MemoryLimits{Workers: -1})})
 	require.EqualError(t, err, "fanout: MemoryLimits.Workers: -1 is negative")
 }
+
+func TestDrainingKeepsItsConnections(t *testing.T) {
+	crm := fanouttest.NewTarget(t, fanouttest.Delay(20*time.Millisecond, fanouttest.Status(200)))
+	var results fanouttest.Results
+	d, err := fanout.New(fanout.Config{
+		Targets: []fanout.Target{crm.Target("crm")}, OnResult: results.OnResult,
+		Queue: fanout.NewMemoryQueue(fanout.MemoryLimits{Workers: 1}),
+	})
+	require.NoError(t, err)
+	first, second := submit(t, d), submit(t, d)
+	require.NoError(t, d.Close(context.Background()))
+	for _, id := range []string{first, second} {
+		got, err := results.Wait(t.Context(), id, 1)
+		require.NoError(t, err)
+		assert.Len(t, got["crm"].Attempts, 1)
+		assert.Equal(t, fanout.Delivered, got["crm"].Outcome, "%v", got["crm"].Err)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -60,6 +61,7 @@ type target struct {
 	Target
 	policy    Policy
 	keySuffix string
+	conflicts bool      // a 409 is retried, as a key makes sense of it
 	endpoint  *endpoint // nil for a Sender
 	gates     *gates    // nil if it was given in a call: kept by name then
 }
@@ -82,6 +84,7 @@ func compileUnnamed(def Target, defaults Policy, transport http.RoundTripper) (*
 		return nil, err
 	}
 	t := &target{Target: def, policy: policy.withDefaults(), keySuffix: keySuffix(def.Name)}
+	t.conflicts = t.keyed() && (policy.Retry.Statuses == nil || slices.Contains(policy.Retry.Statuses, http.StatusConflict))
 	if def.Sender == nil {
 		endpoint, err := newEndpoint(&def, t.policy, transport)
 		if err != nil {
@@ -197,7 +200,7 @@ func mapInvalid(err error, change func(*InvalidError)) error {
 		for _, inner := range e.Unwrap() {
 			all = append(all, mapInvalid(inner, change))
 		}
-		return errors.Join(all...)
+		return join(all...)
 	}
 	return err
 }

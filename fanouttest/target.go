@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"sync/atomic"
 
 	"github.com/fanout-go/fanout"
@@ -39,8 +40,8 @@ func NewTarget(t TB, steps ...Step) *Target {
 }
 
 // NewMemoryTarget is a [NewTarget] without a network: a real server and a real
-// [http.Transport] over [net.Pipe]. Within a [testing/synctest] bubble all of
-// its waiting is in virtual time.
+// [http.Transport] over [net.Pipe]. Made within a [testing/synctest] bubble, and
+// used nowhere else, all of its waiting is in virtual time.
 func NewMemoryTarget(t TB, steps ...Step) *Target {
 	f := newFake(steps)
 	pipes := newPipeListener()
@@ -95,6 +96,16 @@ func (f *Target) Target(name string) fanout.Target {
 	if f.transport != nil {
 		t.Transport = f.transport
 	}
+	return t
+}
+
+// For is the definition, but sent to this fake, with the path and query it has:
+// for targets that were loaded from a file.
+func (f *Target) For(t fanout.Target) fanout.Target {
+	if u, err := url.Parse(t.URL); err == nil {
+		t.URL = f.url + u.RequestURI()
+	}
+	t.Transport = f.Target(t.Name).Transport
 	return t
 }
 

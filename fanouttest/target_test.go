@@ -190,6 +190,19 @@ func TestWhatArrivedIsRecordedAttemptByAttempt(t *testing.T) {
 	})
 }
 
+func TestADefinitionOfOnesOwnCanBeSentToAFake(t *testing.T) {
+	bothWays(t, func(t *testing.T, newTarget newTarget) {
+		f := newTarget(t)
+		own := fanout.Target{Name: "crm", URL: "https://crm.example/contacts?list=7", Method: http.MethodPut}
+		d, err := fanout.New(fanout.Config{Targets: []fanout.Target{f.For(own)}})
+		require.NoError(t, err)
+		defer d.Close(context.Background())
+		_, err = d.Dispatch(t.Context(), "hello")
+		require.NoError(t, err)
+		assert.Equal(t, "PUT /contacts?list=7", f.Requests()[0].Method+" "+f.Requests()[0].Path)
+	})
+}
+
 func TestInABubbleHoursOfRetriesTakeNoTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := fanouttest.NewMemoryTarget(t, fanouttest.RetryAfter(503, "3600"), fanouttest.Hang(), fanouttest.Status(200))

@@ -94,7 +94,7 @@ func TestSignUpWithoutCRM(t *testing.T) {
 	assert.Equal(t, http.StatusBadGateway, w.Code)
 	assert.Equal(t, "email delivered 202/1, crm failed 503/3, analytics delivered 204/1", outcomes(t, w))
 	assert.Equal(t, 3, crm.Count())
-	assert.Contains(t, log.String(), "crm: attempts exhausted (3): 503 Service Unavailable")
+	assert.Contains(t, log.String(), "crm: given up after 3 attempts: 503 Service Unavailable")
 }
 
 func TestSignUpWithoutAnalytics(t *testing.T) {
