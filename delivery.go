@@ -229,7 +229,8 @@ func (dl *delivery) finish(reason error) {
 
 func (dl *delivery) result(position int) Result {
 	return Result{
-		Target: dl.target.Name, Outcome: dl.outcome, Optional: dl.target.Optional, position: position,
+		Target: dl.target.Name, Outcome: dl.outcome, Optional: dl.target.Optional, position: int32(position), //nolint:gosec // no dispatch has that many targets
+
 		Response: dl.response, Err: dl.err, Attempts: dl.attempts, Duration: dl.duration,
 		DispatchID: dl.request.DispatchID, IdempotencyKey: dl.request.IdempotencyKey, PayloadKey: dl.payloadKey,
 	}

@@ -210,7 +210,8 @@ func (p *dispatch) release() {
 func (d *Dispatcher) refuse(options []Option, reason error) Results {
 	results := make(Results)
 	reject := func(name string, optional bool) {
-		results[name] = Result{Target: name, Outcome: Rejected, Optional: optional, position: len(results),
+		results[name] = Result{Target: name, Outcome: Rejected, Optional: optional, position: int32(len(results)), //nolint:gosec // no dispatch has that many targets
+
 			Err: &TargetError{Target: name, Outcome: Rejected, Reason: reason}}
 	}
 	if len(options) == 0 {

@@ -175,8 +175,7 @@ func (e *endpoint) roundTrip(ctx context.Context, x *exchange) (*Response, error
 		return nil, errors.New("the transport returned neither answer nor error")
 	}
 	if !e.traced && resp.Body != nil && resp.Body != http.NoBody {
-		// net/http ends a body's reading with the context, others may not.
-		defer context.AfterFunc(ctx, func() { _ = resp.Body.Close() })()
+		defer closeAtEnd(ctx, resp.Body)()
 	}
 	body, err := readBody(resp, e.maxBytes)
 	*x.answer = Response{StatusCode: resp.StatusCode, Header: resp.Header, Body: body, incomplete: err != nil}
@@ -187,6 +186,12 @@ func (e *endpoint) roundTrip(ctx context.Context, x *exchange) (*Response, error
 		return x.answer, err
 	}
 	return x.answer, nil // the status says no; its body would only explain
+}
+
+// closeAtEnd makes a body's reading end with the context, as net/http does and
+// other transports may not.
+func closeAtEnd(ctx context.Context, body io.Closer) (stop func() bool) {
+	return context.AfterFunc(ctx, func() { _ = body.Close() })
 }
 
 // withoutQuotes cuts an error's text at the first quote: net/http quotes what it

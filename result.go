@@ -59,7 +59,7 @@ type Result struct {
 	Outcome Outcome
 	// Optional is copied from the [Target]: its failure is not in [Results.Err].
 	Optional bool
-	position int
+	position int32 // an int would make a result more than 128 bytes, which maps keep apart
 
 	// Response is the last answer seen, nil if there was none. Its body is nil
 	// if it could not be read whole.
