@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
+	"sync"
 	"text/tabwriter"
 
 	"github.com/fanout-go/fanout"
@@ -23,18 +24,27 @@ func readPayload(path string) ([]byte, error) {
 	return payload, err
 }
 
-// demo signs up once and prints what became of it.
-func demo(ctx context.Context, url string, payload []byte, stdout io.Writer) error {
+// demo signs up once.
+func demo(ctx context.Context, url string, payload []byte, stdout io.Writer) (Report, error) {
 	fmt.Fprintf(stdout, "POST %s\n", url)
 	status, report, err := postSignUp(ctx, url, payload)
 	if err != nil {
-		return err
+		return report, err
 	}
 	fmt.Fprintf(stdout, "%d %s, correlation ID %s\n\n", status, http.StatusText(status), report.CorrelationID)
-	if err := writeTable(stdout, report); err != nil {
-		return err
-	}
-	return report.err()
+	return report, nil
+}
+
+// results are those of what was submitted, in the order they came.
+type results struct {
+	mu  sync.Mutex
+	all []fanout.Result
+}
+
+func (r *results) add(_ context.Context, _ *fanout.Submission, result fanout.Result) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.all = append(r.all, result)
 }
 
 func postSignUp(ctx context.Context, url string, payload []byte) (int, Report, error) {

@@ -9,6 +9,10 @@
 // became of each target. The fakes are not all well: the CRM is unavailable at
 // first, and analytics is slow.
 //
+//	go run ./examples/signup -submit
+//
+// answers before it delivers, and
+//
 //	go run ./examples/signup -serve
 //	curl -d @testdata/signup.json http://127.0.0.1:8080/signup
 //
@@ -41,7 +45,7 @@ func main() {
 }
 
 type options struct {
-	serve                  bool
+	serve, submit          bool
 	addr, payload, targets string
 }
 
@@ -50,6 +54,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags := flag.NewFlagSet("signup", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.BoolVar(&o.serve, "serve", false, "keep serving until Ctrl-C or SIGTERM, instead of signing up once")
+	flags.BoolVar(&o.submit, "submit", false, "answer 202 at once and deliver in the background")
 	flags.StringVar(&o.addr, "addr", "", "listen on `HOST:PORT` (default 127.0.0.1:8080 with -serve, else any free port)")
 	flags.StringVar(&o.payload, "payload", "testdata/signup.json", "sign up with the JSON in `FILE`")
 	flags.StringVar(&o.targets, "targets", "", "send to the targets defined in `FILE` instead of the fakes")
@@ -91,7 +96,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	} else if config, err = fanout.LoadConfig(o.targets); err != nil {
 		return err
 	}
-	dispatcher, err := newDispatcher(config) //nolint:contextcheck // it outlives any call
+	var done results
+	config.OnResult = done.add
+	logger := slog.New(fanout.NewCorrelationHandler(slog.NewTextHandler(stderr, nil)))
+	dispatcher, err := newDispatcher(config, logger) //nolint:contextcheck // it outlives any call
 	if err != nil {
 		return err
 	}
@@ -100,17 +108,22 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return errors.Join(err, dispatcher.Close(ctx))
 	}
 	url := "http://" + listener.Addr().String() + "/signup"
-	logger := slog.New(fanout.NewCorrelationHandler(slog.NewTextHandler(stderr, nil)))
 
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	served := make(chan error, 1)
-	go func() { served <- serve(ctx, listener, dispatcher, logger) }()
+	go func() { served <- serve(ctx, listener, newHandler(dispatcher, logger, o.submit), dispatcher, logger) }()
 	if o.serve {
 		fmt.Fprintf(stdout, "listening on %s; Ctrl-C stops\n", url)
-	} else {
-		err = demo(ctx, url, payload, stdout)
-		stop()
+		return <-served
 	}
-	return errors.Join(err, <-served)
+	report, err := demo(ctx, url, payload, stdout)
+	stop() // which drains what was submitted
+	if err = errors.Join(err, <-served); err != nil {
+		return err
+	}
+	if o.submit {
+		report = newReport(report.CorrelationID, done.all)
+	}
+	return errors.Join(writeTable(stdout, report), report.err())
 }

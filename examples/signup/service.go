@@ -28,10 +28,24 @@ const (
 // newDispatcher bounds the wait for the targets by policy, since a person is
 // waiting. A deadline on the handler's context would do so too, but what ends by
 // that is the caller's doing and never opens a breaker.
-func newDispatcher(config fanout.Config) (*fanout.Dispatcher, error) {
+//
+// What was submitted is logged when it is done.
+func newDispatcher(config fanout.Config, logger *slog.Logger) (*fanout.Dispatcher, error) {
+	config.OnResult = alsoLog(config.OnResult, logger)
 	config.Defaults.Timeout = cmp.Or(config.Defaults.Timeout, dispatchTimeout)
 	config.Defaults.AttemptTimeout = cmp.Or(config.Defaults.AttemptTimeout, 2*time.Second)
 	return fanout.New(config)
+}
+
+type onResult = func(context.Context, *fanout.Submission, fanout.Result)
+
+func alsoLog(next onResult, logger *slog.Logger) onResult {
+	return func(ctx context.Context, s *fanout.Submission, r fanout.Result) {
+		logResult(ctx, logger, r)
+		if next != nil {
+			next(ctx, s, r)
+		}
+	}
 }
 
 // SignUp is the body of POST /signup and the payload that every target gets.
@@ -62,7 +76,8 @@ func (s SignUp) validate() error {
 // targets' errors, which name internal hosts: those are for the log.
 type Report struct {
 	CorrelationID string         `json:"correlation_id"`
-	Targets       []TargetReport `json:"targets"`
+	DispatchID    string         `json:"dispatch_id,omitempty"` // of one that goes on in the background
+	Targets       []TargetReport `json:"targets,omitempty"`
 }
 
 // TargetReport is what became of one target.
@@ -75,9 +90,9 @@ type TargetReport struct {
 	DurationMS int64          `json:"duration_ms"`
 }
 
-func newReport(correlationID string, results fanout.Results) Report {
+func newReport(correlationID string, results []fanout.Result) Report {
 	report := Report{CorrelationID: correlationID}
-	for _, r := range results.Sorted() {
+	for _, r := range results {
 		t := TargetReport{
 			Target:     r.Target,
 			Optional:   r.Optional,
@@ -103,12 +118,13 @@ type Problem struct {
 type service struct {
 	dispatcher *fanout.Dispatcher
 	logger     *slog.Logger
+	background bool // answer first, deliver then
 }
 
 // newHandler routes the service's requests and gives each a correlation ID,
 // which is on its answer, in its log records and on every request to a target.
-func newHandler(d *fanout.Dispatcher, logger *slog.Logger) http.Handler {
-	s := &service{dispatcher: d, logger: logger}
+func newHandler(d *fanout.Dispatcher, logger *slog.Logger, background bool) http.Handler {
+	s := &service{dispatcher: d, logger: logger, background: background}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /signup", s.signUp)
 	return fanout.CorrelationMiddleware(mux)
@@ -121,21 +137,47 @@ func (s *service) signUp(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 
-	// A caller who hangs up has still signed up: half a dispatch would be worse
-	// than one that nobody waits for. The correlation ID stays in the context.
-	ctx := context.WithoutCancel(r.Context())
-	results, err := s.dispatcher.Dispatch(ctx, fanout.Payload{
+	payload := fanout.Payload{
 		Value: signUp,
 		// A caller that repeats a sign-up with its key repeats the targets' keys
 		// too, so that those which have it already need not take it twice.
 		IdempotencyKey: r.Header.Get("Idempotency-Key"),
-	})
-	var invalid *fanout.InvalidError
-	if errors.As(err, &invalid) && invalid.Field == "Payload.IdempotencyKey" {
-		writeProblem(w, Problem{http.StatusBadRequest, "Invalid Idempotency-Key", invalid.Err.Error()})
+	}
+	if s.background {
+		s.submit(w, r, payload)
+	} else {
+		s.dispatch(w, r, payload)
+	}
+}
+
+// submit answers at once. A queue that is full is the service's only way to say
+// that its targets are slower than its callers.
+func (s *service) submit(w http.ResponseWriter, r *http.Request, payload fanout.Payload) {
+	id, err := s.dispatcher.Submit(r.Context(), payload)
+	switch {
+	case errors.Is(err, fanout.ErrFull), errors.Is(err, fanout.ErrClosed):
+		w.Header().Set("Retry-After", "1")
+		writeProblem(w, Problem{http.StatusServiceUnavailable, "Try again later", "too much to do at the moment"})
+	case err != nil:
+		writeProblem(w, badRequest(err))
+	default:
+		writeJSON(w, http.StatusAccepted, "application/json", Report{CorrelationID: fanout.CorrelationID(r.Context()), DispatchID: id})
+	}
+}
+
+// dispatch answers when all targets have been delivered to, or given up on.
+func (s *service) dispatch(w http.ResponseWriter, r *http.Request, payload fanout.Payload) {
+	// A caller who hangs up has still signed up: half a dispatch would be worse
+	// than one that nobody waits for. The correlation ID stays in the context.
+	ctx := context.WithoutCancel(r.Context())
+	results, err := s.dispatcher.Dispatch(ctx, payload)
+	if errors.Is(err, fanout.ErrInvalid) && !errors.As(err, new(*fanout.DispatchError)) {
+		writeProblem(w, badRequest(err))
 		return
 	}
-	s.log(ctx, results)
+	for _, r := range results.Sorted() {
+		logResult(ctx, s.logger, r)
+	}
 
 	// 502 because this service is well and what is behind it is not. Not 200 or
 	// 207: a caller that looks at nothing but the status must not take half a
@@ -144,23 +186,30 @@ func (s *service) signUp(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		status = http.StatusBadGateway
 	}
-	writeJSON(w, status, "application/json", newReport(fanout.CorrelationID(ctx), results))
+	writeJSON(w, status, "application/json", newReport(fanout.CorrelationID(ctx), results.Sorted()))
 }
 
-// log names the targets and what they met, but not who signed up.
-func (s *service) log(ctx context.Context, results fanout.Results) {
-	for _, r := range results.Sorted() {
-		level := slog.LevelInfo
-		args := []any{"target", r.Target, "outcome", r.Outcome, "attempts", len(r.Attempts)}
-		if r.Err != nil {
-			level = slog.LevelError
-			if r.Optional {
-				level = slog.LevelWarn
-			}
-			args = append(args, "error", r.Err)
-		}
-		s.logger.Log(ctx, level, "sign-up dispatched", args...)
+// badRequest shows what is wrong with the caller's key; all else was validated.
+func badRequest(err error) Problem {
+	var invalid *fanout.InvalidError
+	if errors.As(err, &invalid) && invalid.Field == "Payload.IdempotencyKey" {
+		return Problem{http.StatusBadRequest, "Invalid Idempotency-Key", invalid.Err.Error()}
 	}
+	return Problem{http.StatusBadRequest, "Bad Request", ""}
+}
+
+// logResult names the target and what it met, but not who signed up.
+func logResult(ctx context.Context, logger *slog.Logger, r fanout.Result) {
+	level := slog.LevelInfo
+	args := []any{"target", r.Target, "outcome", r.Outcome, "attempts", len(r.Attempts)}
+	if r.Err != nil {
+		level = slog.LevelError
+		if r.Optional {
+			level = slog.LevelWarn
+		}
+		args = append(args, "error", r.Err)
+	}
+	logger.Log(ctx, level, "sign-up dispatched", args...)
 }
 
 func decodeSignUp(w http.ResponseWriter, r *http.Request) (SignUp, *Problem) {
@@ -193,9 +242,9 @@ func writeJSON(w http.ResponseWriter, status int, contentType string, v any) {
 }
 
 // serve answers requests until ctx ends, and then stops without losing any.
-func serve(ctx context.Context, listener net.Listener, d *fanout.Dispatcher, logger *slog.Logger) error {
+func serve(ctx context.Context, listener net.Listener, handler http.Handler, d *fanout.Dispatcher, logger *slog.Logger) error {
 	server := &http.Server{
-		Handler:           newHandler(d, logger),
+		Handler:           handler,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      30 * time.Second, // more than ReadTimeout and dispatchTimeout, or the answer is lost
@@ -214,7 +263,8 @@ func serve(ctx context.Context, listener net.Listener, d *fanout.Dispatcher, log
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 		defer cancel()
 		// The server first: until its last handler has returned it may still
-		// dispatch, and a closed dispatcher would reject that.
+		// dispatch, and a closed dispatcher would reject that. An error of Close
+		// has what was accepted and not delivered, for the log or a file.
 		err := server.Shutdown(grace)
 		return errors.Join(err, d.Close(grace))
 	})

@@ -32,10 +32,11 @@ func newService(t *testing.T, log io.Writer, email, crm, analytics *fanouttest.T
 	toCRM.Method = http.MethodPut
 	toCRM.Retry = fanout.Retry{InitialBackoff: time.Millisecond, ThrottledBackoff: -1}
 	toAnalytics.Optional = true
-	d, err := newDispatcher(fanout.Config{Targets: []fanout.Target{email.Target("email"), toCRM, toAnalytics}})
+	logger := slog.New(fanout.NewCorrelationHandler(slog.NewJSONHandler(log, nil)))
+	d, err := newDispatcher(fanout.Config{Targets: []fanout.Target{email.Target("email"), toCRM, toAnalytics}}, logger)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, d.Close(context.Background())) })
-	return newHandler(d, slog.New(fanout.NewCorrelationHandler(slog.NewJSONHandler(log, nil))))
+	return newHandler(d, logger, false)
 }
 
 func answering(t *testing.T, status int) *fanouttest.Target {
@@ -142,7 +143,8 @@ func TestInvalidSignUpIsNotSent(t *testing.T) {
 func TestShutdownFinishesSignUps(t *testing.T) {
 	proceed := make(chan struct{})
 	email := fanouttest.NewTarget(t, func(http.ResponseWriter, *http.Request) { <-proceed })
-	d, err := newDispatcher(fanout.Config{Targets: []fanout.Target{email.Target("email")}})
+	logger := slog.New(slog.DiscardHandler)
+	d, err := newDispatcher(fanout.Config{Targets: []fanout.Target{email.Target("email")}}, logger)
 	require.NoError(t, err)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -151,7 +153,7 @@ func TestShutdownFinishesSignUps(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	served, answered := make(chan error, 1), make(chan int, 1)
-	go func() { served <- serve(ctx, listener, d, slog.New(slog.DiscardHandler)) }()
+	go func() { served <- serve(ctx, listener, newHandler(d, logger, false), d, logger) }()
 	go func() {
 		status, _, err := postSignUp(context.Background(), "http://"+addr+"/signup", []byte(ada))
 		assert.NoError(t, err)
@@ -184,6 +186,34 @@ func TestDemo(t *testing.T) {
 		assert.Regexp(t, row, table)
 	}
 	assert.Equal(t, 4, strings.Count(table, "\n"), table)
+}
+
+func TestDemoInTheBackground(t *testing.T) {
+	var stdout bytes.Buffer
+	payload := filepath.Join("..", "..", "testdata", "signup.json")
+	require.NoError(t, run(t.Context(), []string{"-payload", payload, "-submit"}, &stdout, io.Discard))
+	assert.Contains(t, stdout.String(), "202 Accepted")
+	for _, row := range []string{`email +delivered +202 +1 `, `crm +delivered +200 +2 `, `analytics +delivered +204 +1 `} {
+		assert.Regexp(t, row, stdout.String())
+	}
+}
+
+func TestAFullQueueAsksToTryAgainLater(t *testing.T) {
+	email := fanouttest.NewTarget(t, fanouttest.Delay(50*time.Millisecond, fanouttest.Status(202)))
+	logger := slog.New(slog.DiscardHandler)
+	d, err := newDispatcher(fanout.Config{
+		Targets: []fanout.Target{email.Target("email")},
+		Queue:   fanout.NewMemoryQueue(fanout.MemoryLimits{MaxDispatches: 1}),
+	}, logger)
+	require.NoError(t, err)
+	h := newHandler(d, logger, true)
+	assert.Equal(t, http.StatusAccepted, post(h, ada).Code)
+	full := post(h, ada)
+	assert.Equal(t, http.StatusServiceUnavailable, full.Code)
+	assert.Equal(t, "1", full.Header().Get("Retry-After"))
+	assert.Equal(t, http.StatusBadRequest, post(h, ada, "Idempotency-Key", "a b").Code)
+	require.NoError(t, d.Close(context.Background()))
+	assert.Equal(t, http.StatusServiceUnavailable, post(h, ada).Code)
 }
 
 func TestDemoWithTargetsFromAFile(t *testing.T) {

@@ -1,0 +1,131 @@
+// Gateway puts [fanout.Handler] in front of two APIs: what is posted to it goes
+// to both.
+//
+//	go run ./examples/gateway
+//
+// starts it with fakes of the APIs, posts an event that is answered when both
+// have it and one that is answered at once, and prints the answers.
+//
+//	go run ./examples/gateway -serve
+//	curl -d '{"type":"order.paid"}' -H 'Content-Type: application/json' http://127.0.0.1:8080/events
+//
+// keeps it running; /events?wait=1 waits.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/fanout-go/fanout"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "gateway:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, stdout io.Writer) error {
+	flags := flag.NewFlagSet("gateway", flag.ContinueOnError)
+	keep := flags.Bool("serve", false, "keep serving on 127.0.0.1:8080 until Ctrl-C or SIGTERM")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	crm, billing := fakeAPI(http.StatusOK), fakeAPI(http.StatusCreated)
+	defer crm.Close()
+	defer billing.Close()
+	d, err := fanout.New(fanout.Config{Targets: []fanout.Target{ //nolint:contextcheck // it outlives any call
+		{Name: "crm", URL: crm.URL},
+		{Name: "billing", URL: billing.URL},
+	}})
+	if err != nil {
+		return err
+	}
+
+	address := "127.0.0.1:0"
+	if *keep {
+		address = "127.0.0.1:8080"
+	}
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+	if err != nil {
+		return errors.Join(err, d.Close(ctx))
+	}
+	server := &http.Server{Handler: routes(d), ReadHeaderTimeout: 5 * time.Second}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	url := "http://" + listener.Addr().String() + "/events"
+	if *keep {
+		fmt.Fprintf(stdout, "listening on %s\n", url)
+		<-ctx.Done()
+	} else {
+		err = errors.Join(show(ctx, stdout, url+"?wait=1"), show(ctx, stdout, url))
+	}
+
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
+	defer cancel()
+	err = errors.Join(err, server.Shutdown(grace), d.Close(grace))
+	if serving := <-served; !errors.Is(serving, http.ErrServerClosed) {
+		err = errors.Join(err, serving)
+	}
+	return err
+}
+
+// routes answers at once, unless the caller asks to wait.
+func routes(d *fanout.Dispatcher) http.Handler {
+	atOnce := &fanout.Handler{
+		Dispatcher:    d,
+		ForwardHeader: []string{"X-Tenant"},
+		Validate: func(_ *http.Request, body []byte) error {
+			if !json.Valid(body) {
+				return errors.New("the body is not JSON")
+			}
+			return nil
+		},
+	}
+	waiting := *atOnce
+	waiting.Wait = true
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /events", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Has("wait") {
+			waiting.ServeHTTP(w, r)
+		} else {
+			atOnce.ServeHTTP(w, r)
+		}
+	})
+	return mux
+}
+
+func show(ctx context.Context, stdout io.Writer, url string) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(`{"type":"order.paid","order":7}`))
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Content-Type", "application/json")
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	fmt.Fprintf(stdout, "POST %s\n%s\n%s\n", url, answer.Status, body)
+	return err
+}
+
+func fakeAPI(status int) *httptest.Server {
+	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
+}
