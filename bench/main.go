@@ -1,14 +1,15 @@
 // Bench compares fanout with what else one could write or import. It runs all
 // contenders in turn, several rounds over, and writes the medians as ratios to
-// README.md.
+// bench/README.md.
 //
-//	cd bench && go run .
+//	go run ./bench
 package main
 
 import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 )
 
@@ -19,7 +20,7 @@ func main() {
 	}
 	rounds := flag.Int("rounds", 8, "rounds to take the median of")
 	slice := flag.Duration("slice", 100*time.Millisecond, "length of one measurement")
-	out := flag.String("o", "README.md", "`FILE` to write")
+	out := flag.String("o", filepath.Join("bench", "README.md"), "`FILE` to write")
 	flag.Parse()
 	if err := run(*rounds, *slice, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -38,6 +39,9 @@ func park(n int) (release func()) {
 }
 
 func run(rounds int, slice time.Duration, out string) error {
+	if _, err := os.Stat(filepath.Dir(out)); err != nil {
+		return fmt.Errorf("run it where go.work is: %w", err)
+	}
 	defer park(1000)()
 	servers, err := startServers(counts[len(counts)-1])
 	if err != nil {

@@ -121,10 +121,10 @@ func page(tables []table) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `# What it costs
 
-Made by `+"`cd bench && go run .`"+` with %s on %d cores, %s/%s. Do not edit it: run that again.
+Made by `+"`go run ./bench`"+` with %s on %d cores, %s/%s. Do not edit it: run that again.
 
 A payload of 1 KiB goes to 1 to 100 targets. **Floor** is a WaitGroup and
-`+"`http.Client`"+`, no resilience at all. **Hand-rolled** is errgroup, backoff, gobreaker,
+`+"`http.Client`"+` that reads each answer into memory, no resilience at all. **Hand-rolled** is errgroup, backoff, gobreaker,
 semaphore and timeouts, written with care ([contenders.go](contenders.go)). **fanout** has
 every policy on. The two others are used as their documentation shows; go-retryablehttp
 has neither breaker nor bulkhead.
