@@ -2,7 +2,6 @@ package fanout
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -56,8 +55,6 @@ func ValidCorrelationID(id string) bool {
 	}
 	return true
 }
-
-func newID() string { return rand.Text() }
 
 // CorrelationMiddleware puts the inbound request's X-Correlation-ID into its
 // context and on its response. A request with none, or none that is valid, gets

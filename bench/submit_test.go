@@ -192,3 +192,23 @@ func TestAnIdleTargetCostsWhatTheDocsSay(t *testing.T) {
 	runtime.KeepAlive(targets)
 	require.NoError(t, d.Close(context.Background()))
 }
+
+func TestSubmitMakesAtMostTwoAllocations(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	d, err := fanout.New(fanout.Config{
+		Targets: []fanout.Target{sender("hangs", hang)},
+		Queue:   fanout.NewMemoryQueue(fanout.MemoryLimits{MaxDispatches: 2000, MaxPerTarget: 2000, Workers: 1}),
+	})
+	require.NoError(t, err)
+	each := testing.AllocsPerRun(1000, func() {
+		if _, err := d.Submit(context.Background(), &event); err != nil {
+			t.Fatal(err)
+		}
+	})
+	assert.LessOrEqual(t, each, 2.0)
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	require.Error(t, d.Close(over))
+}

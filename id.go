@@ -1,0 +1,34 @@
+package fanout
+
+import (
+	"crypto/rand"
+	"encoding/base32"
+	"sync"
+)
+
+// An ID is 120 random bits in base32: letters and digits only.
+const idBytes, idLength = 15, 24
+
+// ids makes IDs a batch at a time, since every dispatch needs one: an allocation
+// and a read of randomness for 64 of them.
+var ids mint
+
+type mint struct {
+	mu   sync.Mutex
+	left string
+}
+
+func newID() string { return ids.next() }
+
+func (m *mint) next() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.left == "" {
+		var random [64 * idBytes]byte
+		_, _ = rand.Read(random[:]) // never fails, by its documentation
+		m.left = base32.StdEncoding.EncodeToString(random[:])
+	}
+	id := m.left[:idLength]
+	m.left = m.left[idLength:]
+	return id
+}
