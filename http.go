@@ -22,7 +22,7 @@ type endpoint struct {
 	header      http.Header
 	auth        Authenticator
 	transport   http.RoundTripper
-	traced      bool // the transport is net/http's and reports what it does
+	own, traced bool // the transport is the dispatcher's; is net/http's, and reports what it does
 	idempotency Idempotency
 	keyHeader   string
 	maxBytes    int64
@@ -51,7 +51,9 @@ func newEndpoint(def *Target, p Policy, transport http.RoundTripper) (*endpoint,
 	if e.transport == nil {
 		e.transport = transport
 	}
+	_, e.own = e.transport.(*ownTransport)
 	_, e.traced = e.transport.(*http.Transport)
+	e.traced = e.traced || e.own
 	return e, nil
 }
 
@@ -82,7 +84,7 @@ type exchange struct {
 func (e *endpoint) build(ctx context.Context, x *exchange, r *Request) error {
 	if e.traced {
 		x.sight = new(sight)
-		ctx = x.sight.watch(ctx)
+		ctx = x.sight.watch(ctx, e.own)
 	}
 	body := r.Body
 	if e.method == http.MethodGet || e.method == http.MethodHead {

@@ -14,9 +14,9 @@ import (
 // own: nobody else's settings, cookies or idle connections. When closing ends, so
 // do its connections, those included that net/http still opens for an attempt
 // which has given up.
-func newTransport(closing context.Context) *http.Transport {
+func newTransport(closing context.Context) *ownTransport {
 	dialer := &net.Dialer{Timeout: 3 * time.Second, KeepAlive: 30 * time.Second}
-	return &http.Transport{
+	return &ownTransport{&http.Transport{
 		Proxy: http.ProxyFromEnvironment,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			ctx, cancel := context.WithCancel(ctx)
@@ -38,8 +38,11 @@ func newTransport(closing context.Context) *http.Transport {
 		TLSHandshakeTimeout:    10 * time.Second,
 		ExpectContinueTimeout:  time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
-	}
+	}}
 }
+
+// ownTransport tells the dispatcher's from a user's.
+type ownTransport struct{ *http.Transport }
 
 // countedConn knows how many bytes were written to it, which tells a request
 // that died before it was sent from one that died after.
@@ -64,19 +67,21 @@ func (c *countedConn) Write(b []byte) (int, error) {
 // goroutines may report after RoundTrip has returned, hence the atomics.
 type sight struct {
 	trace     httptrace.ClientTrace
-	asked     atomic.Bool // for a connection: not so under a protocol registered with the transport
+	asked     atomic.Bool // for a connection: not so under a protocol that a user registered
 	connected atomic.Bool
 	conn      atomic.Pointer[countedConn] // nil under a transport that is not ours
 	before    atomic.Int64                // bytes written to conn for earlier requests
 }
 
 // watch adds to whatever trace the context has.
-func (s *sight) watch(ctx context.Context) context.Context {
-	s.trace.GetConn, s.trace.GotConn = s.getConn, s.gotConn
+func (s *sight) watch(ctx context.Context, own bool) context.Context {
+	s.asked.Store(own)
+	if !own {
+		s.trace.GetConn = func(string) { s.asked.Store(true) }
+	}
+	s.trace.GotConn = s.gotConn
 	return httptrace.WithClientTrace(ctx, &s.trace)
 }
-
-func (s *sight) getConn(string) { s.asked.Store(true) }
 
 func (s *sight) gotConn(info httptrace.GotConnInfo) {
 	if conn := counted(info.Conn); conn != nil {
