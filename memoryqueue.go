@@ -174,6 +174,7 @@ func (q *memoryQueue) work(l *lane) {
 	var t task
 	for q.next(l, &t) {
 		r := q.deliver(t)
+		q.made(&t)
 		if q.cut.Err() == nil || r.Outcome == Delivered {
 			q.worker.Done(context.WithoutCancel(t.ctx), t.s, r)
 			q.done(l, t, nil)
@@ -189,7 +190,6 @@ func (q *memoryQueue) next(l *lane, t *task) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(l.waiting) == 0 {
-		delete(q.making, t)
 		l.running--
 		if l.running == 0 {
 			delete(q.lanes, l.name)
@@ -201,6 +201,13 @@ func (q *memoryQueue) next(l *lane, t *task) bool {
 	l.waiting = l.waiting[1:]
 	q.making[t] = struct{}{}
 	return true
+}
+
+// made ends the time in which Close would name the task as still running.
+func (q *memoryQueue) made(t *task) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.making, t)
 }
 
 func (q *memoryQueue) deliver(t task) Result {

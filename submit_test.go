@@ -183,6 +183,19 @@ func TestASenderThatIgnoresItsContextIsNamedToo(t *testing.T) {
 	})
 }
 
+func TestWhatWasDeliveredIsNotNamedForASlowHook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, err := fanout.New(fanout.Config{
+			Targets:  []fanout.Target{via("crm", answering(200))},
+			OnResult: func(context.Context, *fanout.Submission, fanout.Result) { time.Sleep(time.Minute) },
+		})
+		require.NoError(t, err)
+		submit(t, d)
+		require.NoError(t, d.Close(context.Background()))
+		time.Sleep(time.Minute)
+	})
+}
+
 func TestTheQueueIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newWith(t, fanout.Config{
