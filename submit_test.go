@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"runtime"
 	"strings"
@@ -364,5 +365,64 @@ func TestDrainingKeepsItsConnections(t *testing.T) {
 		require.NoError(t, err)
 		assert.Len(t, got["crm"].Attempts, 1)
 		assert.Equal(t, fanout.Delivered, got["crm"].Outcome, "%v", got["crm"].Err)
+	}
+}
+
+// Whenever Close comes, each accepted delivery has one end: OnResult, or a name in
+// the error.
+func TestEveryAcceptedDeliveryIsReportedOrNamedOnce(t *testing.T) {
+	for seed := range uint64(200) {
+		synctest.Test(t, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(seed, 0))
+			var mu sync.Mutex
+			ends := map[string]int{}
+			end := func(s *fanout.Submission, target string) {
+				mu.Lock()
+				defer mu.Unlock()
+				ends[s.DispatchID+" "+target]++
+			}
+			optional := via("optional", slow(time.Duration(random.IntN(50))*time.Millisecond))
+			optional.Optional = true
+			d, err := fanout.New(fanout.Config{
+				Targets: []fanout.Target{via("required", slow(time.Duration(random.IntN(50))*time.Millisecond)), optional},
+				Queue: fanout.NewMemoryQueue(fanout.MemoryLimits{
+					MaxDispatches: 1 + random.IntN(20), MaxPerTarget: 1 + random.IntN(10), Workers: 1 + random.IntN(3),
+					MaxWait: time.Duration(random.IntN(20)) * time.Millisecond,
+				}),
+				OnResult: func(_ context.Context, s *fanout.Submission, r fanout.Result) { end(s, r.Target) },
+			})
+			require.NoError(t, err)
+
+			var accepted []string
+			var submitters sync.WaitGroup
+			for range 5 {
+				pause := time.Duration(random.IntN(10)) * time.Millisecond
+				submitters.Go(func() {
+					for range 20 {
+						id, err := d.Submit(context.Background(), "hello")
+						mu.Lock()
+						if err == nil {
+							accepted = append(accepted, id+" required", id+" optional")
+						}
+						mu.Unlock()
+						time.Sleep(pause)
+					}
+				})
+			}
+			time.Sleep(time.Duration(random.IntN(200)) * time.Millisecond)
+			limit, cancel := context.WithTimeout(t.Context(), time.Duration(random.IntN(100))*time.Millisecond)
+			defer cancel()
+			var left *fanout.UndeliveredError
+			if errors.As(d.Close(limit), &left) {
+				for _, u := range left.Left {
+					end(u.Submission, u.Result.Target)
+				}
+			}
+			submitters.Wait()
+			assert.Len(t, ends, len(accepted), "seed %d", seed)
+			for _, delivery := range accepted {
+				assert.Equal(t, 1, ends[delivery], "seed %d: %s", seed, delivery)
+			}
+		})
 	}
 }
