@@ -45,7 +45,8 @@ var (
 	ErrRateLimited = errors.New("rate limited")
 	// ErrFull: the queue has no room for what was submitted.
 	ErrFull = errors.New("queue full")
-	// ErrClosed: the [Dispatcher] was closed before the dispatch began.
+	// ErrClosed: the [Dispatcher] was closed before the dispatch began or, if it
+	// was submitted, before it ended: the outcome tells whether anything was sent.
 	ErrClosed = errors.New("dispatcher closed")
 	// ErrAuth: the target's [Authenticator] failed. Nothing was sent.
 	ErrAuth = errors.New("authentication failed")

@@ -197,6 +197,8 @@ func problemOf(err error) *Problem {
 		return &Problem{Status: http.StatusServiceUnavailable, Detail: "shutting down"}
 	case errors.As(err, &invalid) && invalid.Field == "Payload.IdempotencyKey":
 		return &Problem{Status: http.StatusBadRequest, Detail: "Idempotency-Key " + invalid.Err.Error()}
+	case errors.As(err, &invalid) && invalid.Field == "Targets":
+		return &Problem{Status: http.StatusServiceUnavailable, Detail: "there is nowhere to send it at the moment"}
 	case errors.Is(err, ErrInvalid):
 		return &Problem{Status: http.StatusBadRequest, Detail: "the request cannot be passed on"}
 	}

@@ -131,6 +131,7 @@ func TestTheHandlerRefusesBeforeAnythingIsSent(t *testing.T) {
 		{"key", fanout.Handler{Dispatcher: open}, inbound(http.MethodPost, "{}", "Idempotency-Key", "a b"), 400, "Idempotency-Key must be 1 to 128 visible ASCII characters"},
 		{"closed", fanout.Handler{Dispatcher: closed}, inbound(http.MethodPost, "{}"), 503, "shutting down"},
 		{"closed, waiting", fanout.Handler{Dispatcher: closed, Wait: true}, inbound(http.MethodPost, "{}"), 503, "shutting down"},
+		{"no targets", fanout.Handler{Dispatcher: newDispatcher(t)}, inbound(http.MethodPost, "{}"), 503, "there is nowhere to send it at the moment"},
 		{"full", fanout.Handler{Dispatcher: full, RetryAfter: 1500 * time.Millisecond}, inbound(http.MethodPost, "{}"), 503, "no room for more at the moment"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -141,7 +142,7 @@ func TestTheHandlerRefusesBeforeAnythingIsSent(t *testing.T) {
 			var problem fanout.Problem
 			require.NoError(t, json.Unmarshal(w.Body.Bytes(), &problem))
 			assert.Equal(t, fanout.Problem{Status: test.status, Title: http.StatusText(test.status), Detail: test.detail}, problem)
-			wait := map[string]string{"closed": "1", "closed, waiting": "1", "full": "2"}[test.name]
+			wait := map[string]string{"closed": "1", "closed, waiting": "1", "no targets": "1", "full": "2"}[test.name]
 			assert.Equal(t, wait, w.Header().Get("Retry-After"))
 		})
 	}

@@ -55,7 +55,7 @@ type UndeliveredError struct {
 func (e *UndeliveredError) Error() string {
 	const most = 5
 	var b strings.Builder
-	fmt.Fprintf(&b, "fanout: %d deliveries not made (%v)", len(e.Left), e.Err)
+	fmt.Fprintf(&b, "fanout: not delivered: %d (%v)", len(e.Left), e.Err)
 	for i, left := range e.Left[:min(most, len(e.Left))] {
 		sep := ", "
 		if i == 0 {

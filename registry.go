@@ -22,9 +22,9 @@ type selection struct {
 }
 
 // SetTargets adds targets to those of [Config.Targets], or replaces those of the
-// same names. What is under way goes on with the old definitions. A target whose
-// policy stays as it was keeps its breaker, bulkhead, rate limit and retry
-// budget; otherwise they start anew. If there is an error, as by [New], nothing
+// same names. What is under way, or submitted, goes on with the old definitions. A
+// target whose URL and policy stay as they were keeps its breaker, bulkhead, rate
+// limit and retry budget; otherwise they start anew. If there is an error, as by [New], nothing
 // has changed. An idle target costs about 2.5 KiB and no goroutine.
 func (d *Dispatcher) SetTargets(targets ...Target) error {
 	compiled, err := d.compileAll(targets)
@@ -63,7 +63,7 @@ func (r *registry) set(targets []*target) {
 		if old == nil {
 			r.names = append(r.names, t.Name)
 		}
-		if old != nil && reflect.DeepEqual(old.policy, t.policy) {
+		if old != nil && old.URL == t.URL && reflect.DeepEqual(old.policy, t.policy) {
 			t.gates = old.gates
 		} else {
 			t.gates = newGates(t.policy)

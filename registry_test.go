@@ -64,6 +64,11 @@ func TestANewDefinitionKeepsTheBreakerIfThePolicyStays(t *testing.T) {
 	require.NoError(t, d.SetTargets(with(via("crm", answering(200)), once)))
 	assert.Equal(t, fanout.BreakerOpen, stateOf(t, d))
 
+	moved := with(via("crm", answering(200)), once)
+	moved.URL = "https://new.example"
+	require.NoError(t, d.SetTargets(moved))
+	assert.Equal(t, fanout.BreakerClosed, stateOf(t, d), "it is another host")
+
 	once.Breaker.ConsecutiveFailures = 2
 	require.NoError(t, d.SetTargets(with(via("crm", answering(200)), once)))
 	assert.Equal(t, fanout.BreakerClosed, stateOf(t, d))

@@ -121,6 +121,7 @@ func TestInvariant10AfterCloseNothingRunsAndWhatWasNotDeliveredIsNamed(t *testin
 	for _, u := range left.Left {
 		outcomes[u.Submission.DispatchID] = u.Result.Outcome
 		assert.Equal(t, "hello", u.Submission.Payload)
+		assert.Equal(t, u.Submission.DispatchID, u.Result.PayloadKey, "so that it can be repeated")
 		assert.Equal(t, `"hello"`, string(u.Submission.Body))
 	}
 	assert.Equal(t, map[string]fanout.Outcome{first: fanout.Unknown, second: fanout.Rejected}, outcomes)

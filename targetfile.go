@@ -55,7 +55,8 @@ func LoadConfig(path string) (Config, error) {
 	return readConfig(file, path)
 }
 
-// ReadConfig is [LoadConfig] for a reader.
+// ReadConfig is [LoadConfig] for a reader. Its references read files and the
+// environment: what strangers wrote is not for it.
 func ReadConfig(r io.Reader) (Config, error) { return readConfig(r, "") }
 
 const maxConfig, maxSecret = 1 << 20, 64 << 10
