@@ -208,8 +208,8 @@ func (dl *delivery) nextWait() (time.Duration, error) {
 	return wait, nil
 }
 
-// finish says what became of the delivery. A reason that comes while an attempt is out is a
-// panic or Goexit of user code, and then the attempt may have taken effect.
+// finish says what became of the delivery. A reason that comes while an attempt
+// is out is a panic or Goexit of user code, and then it may have taken effect.
 func (dl *delivery) finish(reason error) {
 	if dl.sending {
 		dl.verdict = verdict{reach: unanswered, err: reason}
@@ -230,7 +230,6 @@ func (dl *delivery) finish(reason error) {
 func (dl *delivery) result(position int) Result {
 	return Result{
 		Target: dl.target.Name, Outcome: dl.outcome, Optional: dl.target.Optional, position: int32(position), //nolint:gosec // no dispatch has that many targets
-
 		Response: dl.response, Err: dl.err, Attempts: dl.attempts, Duration: dl.duration,
 		DispatchID: dl.request.DispatchID, IdempotencyKey: dl.request.IdempotencyKey, PayloadKey: dl.payloadKey,
 	}

@@ -130,7 +130,7 @@ func (d *Dispatcher) newDispatch(ctx context.Context, targets []*target, s *Subm
 		dl.attempts, dl.first = attempts[i:i:i+1], &exchanges[i]
 		dl.first.answer = &answers[i]
 		dl.id, ids = ids[:length], ids[length:]
-		dl.payloadKey = cmp.Or(s.IdempotencyKey, s.DispatchID)
+		dl.payloadKey = s.payloadKey()
 		dl.request = s.request(t, strings.TrimSuffix(dl.id, firstAttempt))
 	}
 	return p
@@ -211,7 +211,6 @@ func (d *Dispatcher) refuse(options []Option, reason error) Results {
 	results := make(Results)
 	reject := func(name string, optional bool) {
 		results[name] = Result{Target: name, Outcome: Rejected, Optional: optional, position: int32(len(results)), //nolint:gosec // no dispatch has that many targets
-
 			Err: &TargetError{Target: name, Outcome: Rejected, Reason: reason}}
 	}
 	if len(options) == 0 {

@@ -18,17 +18,16 @@ type Config struct {
 	Defaults Policy
 	// Transport carries the requests of targets that bring none of their own.
 	// It must not follow redirects or retry by itself. Default: a tuned
-	// transport that the dispatcher owns, with 64 idle connections per host and 1024
-	// in all, 3 s
-	// to connect, 64 KiB of answer headers, HTTP/2 where the target offers it,
-	// and the proxy that the environment names.
+	// transport that the dispatcher owns, with 64 idle connections per host and
+	// 1024 in all, 3 s to connect, 64 KiB of answer headers, HTTP/2 where the
+	// target offers it, and the proxy that the environment names.
 	Transport http.RoundTripper
 
 	// Queue keeps what is submitted. Default [NewMemoryQueue] with its defaults.
 	// The dispatcher closes it.
 	Queue Queue
 	// OnResult is told the result of every submitted delivery, once it has ended
-	// for good. It runs on the queue's goroutine and holds up its target's next
+	// for good. It runs outside all locks and holds up its target's next
 	// delivery; a panic in it is contained, and logged by [log/slog.Default].
 	// Default none.
 	OnResult func(context.Context, *Submission, Result)

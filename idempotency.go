@@ -16,8 +16,8 @@ import (
 // [Sender] finds it in [Request.IdempotencyKey].
 //
 // For a keyed request a 409 means that an earlier attempt is still being worked
-// on: it is retried, and ends in [Unknown]. A 422 means that the key was used for something else, and
-// is not.
+// on: it is retried, and ends in [Unknown]. A 422 means that the key was used for
+// something else, and is not.
 type Idempotency struct {
 	// Header is the name of the header. Default "Idempotency-Key"; "-" sends
 	// none, and then POST and PATCH are retried only where nothing can have
@@ -50,7 +50,7 @@ func (i Idempotency) check() error {
 	switch {
 	case i.Header != "" && i.Header != "-" && !validFieldName(i.Header):
 		return invalid("Idempotency.Header", "%q is not a header name", i.Header)
-	case takenHeaders[http.CanonicalHeaderKey(i.Header)]:
+	case taken(http.CanonicalHeaderKey(i.Header)):
 		return invalid("Idempotency.Header", "%s has another meaning", i.Header)
 	case i.Format != "" && i.Format != KeyPlain && i.Format != KeyStructured:
 		return invalid("Idempotency.Format", "%q is neither %q nor %q", i.Format, KeyPlain, KeyStructured)
@@ -58,11 +58,15 @@ func (i Idempotency) check() error {
 	return nil
 }
 
-// takenHeaders cannot carry a key.
-var takenHeaders = map[string]bool{
-	"Connection": true, "Content-Length": true, "Host": true, "Keep-Alive": true, "Proxy-Connection": true,
-	"Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true, CorrelationHeader: true, RequestIDHeader: true,
-	"Accept": true, "Authorization": true, "Content-Encoding": true, "Content-Type": true, "Cookie": true, "Expect": true, "User-Agent": true,
+// taken reports whether a header cannot carry a key.
+func taken(header string) bool {
+	switch header {
+	case "Idempotency-Key":
+		return false
+	case "Accept", "Authorization", "Content-Encoding", "Content-Type", "Cookie", "Expect", "User-Agent":
+		return true
+	}
+	return refusedHeaders[header]
 }
 
 // off reports whether no key is sent.

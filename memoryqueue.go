@@ -221,7 +221,7 @@ func (q *memoryQueue) deliver(t task) Result {
 }
 
 func notBegun(t task, reason error) Result {
-	return Result{Target: t.target, Outcome: Rejected, DispatchID: t.s.DispatchID, PayloadKey: cmp.Or(t.s.IdempotencyKey, t.s.DispatchID),
+	return Result{Target: t.target, Outcome: Rejected, DispatchID: t.s.DispatchID, PayloadKey: t.s.payloadKey(),
 		Err: &TargetError{Target: t.target, Outcome: Rejected, Reason: reason}}
 }
 

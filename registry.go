@@ -24,8 +24,8 @@ type selection struct {
 // SetTargets adds targets to those of [Config.Targets], or replaces those of the
 // same names. What is under way, or submitted, goes on with the old definitions. A
 // target whose URL and policy stay as they were keeps its breaker, bulkhead, rate
-// limit and retry budget; otherwise they start anew. If there is an error, as by [New], nothing
-// has changed. An idle target costs about 2.5 KiB and no goroutine.
+// limit and retry budget; otherwise they start anew. If there is an error, as by
+// [New], nothing has changed. An idle target costs about 2.5 KiB and no goroutine.
 func (d *Dispatcher) SetTargets(targets ...Target) error {
 	compiled, err := d.compileAll(targets)
 	if err != nil {

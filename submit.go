@@ -1,6 +1,7 @@
 package fanout
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -25,6 +26,9 @@ type Submission struct {
 	targets []*target // nil after a restart: found by name then
 	undone  int       // deliveries; for the queue in memory
 }
+
+// payloadKey repeats the submission's keys.
+func (s *Submission) payloadKey() string { return cmp.Or(s.IdempotencyKey, s.DispatchID) }
 
 // Submit accepts the payload for delivery in the background and returns the
 // dispatch's ID at once. The deliveries keep the context's values, among them
@@ -59,7 +63,7 @@ func (w worker) Deliver(ctx context.Context, s *Submission, name string) Result 
 	t := w.find(s, name)
 	if t == nil {
 		reason := invalid("Name", "no target of this name is configured")
-		return Result{Target: name, Outcome: Rejected, DispatchID: s.DispatchID,
+		return Result{Target: name, Outcome: Rejected, DispatchID: s.DispatchID, PayloadKey: s.payloadKey(),
 			Err: &TargetError{Target: name, Outcome: Rejected, Reason: errorIn(name, reason)}}
 	}
 	return w.newDispatch(ctx, []*target{t}, s).run()[name]
