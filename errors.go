@@ -188,7 +188,7 @@ func (e *TargetError) Error() string {
 	default:
 		fmt.Fprintf(&b, " after %d attempts", e.Attempts)
 	}
-	if e.Err != nil && e.Err.Error() != reason {
+	if e.Err != nil && !strings.HasSuffix(reason, e.Err.Error()) {
 		fmt.Fprintf(&b, ": %v", e.Err)
 	}
 	if e.Outcome == Unknown {

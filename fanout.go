@@ -27,9 +27,10 @@ type Config struct {
 	// The dispatcher closes it.
 	Queue Queue
 	// OnResult is told the result of every submitted delivery, once it has ended
-	// for good. It runs outside all locks and holds up its target's next
-	// delivery; a panic in it is contained, and logged by [log/slog.Default].
-	// Default none.
+	// for good; what Close returns as undelivered has not. Its context has the
+	// submitter's values and no end. It runs outside all locks and holds up its
+	// target's next delivery, and Close; a panic in it is contained, and logged by
+	// [log/slog.Default]. Default none.
 	OnResult func(context.Context, *Submission, Result)
 	// OnDeadLetter is told of every submitted delivery that failed for good, after
 	// OnResult and like it. Default none.
@@ -76,7 +77,7 @@ func New(config Config) (*Dispatcher, error) {
 	if err := d.defaults.check(); err != nil {
 		return nil, mapInvalid(err, func(e *InvalidError) { e.Field = "Defaults." + e.Field })
 	}
-	if err := d.SetTargets(config.Targets...); err != nil {
+	if err := d.setTargets(config.Targets); err != nil {
 		return nil, err
 	}
 	if d.queue == nil {
@@ -154,8 +155,9 @@ const drainTimeout = 30 * time.Second
 // Close stops accepting, so that Dispatch and Submit fail with [ErrClosed], waits
 // for what was submitted and for dispatches under way, and closes the connections
 // of its own transport. It waits until ctx ends, at most 30 s if ctx has no
-// deadline. Deliveries of the queue in memory are then cut short, and an
-// [*UndeliveredError] has all that were not made, payloads included. Dispatches
+// deadline: give it less than whoever stops the process gives that, and more than
+// [Policy.Timeout] if a target that hangs is to use its time up. Deliveries of the queue in memory are then cut short, and an
+// [*UndeliveredError] has all that were not made, payloads included, in no order. Dispatches
 // under way end with their own contexts; the error says how many there are.
 //
 // Call it after the last handler has returned, that is after

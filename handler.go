@@ -29,8 +29,10 @@ import (
 type Handler struct {
 	// Dispatcher sends the bodies. Required.
 	Dispatcher *Dispatcher
-	// Wait makes the inbound request wait for the results. If its client goes
-	// away, what is under way is cut short. Default: [Dispatcher.Submit].
+	// Wait makes the inbound request wait for the results, at most the longest
+	// [Policy.Timeout] of its targets: the server's WriteTimeout and the time for
+	// its Shutdown must be more. If its client goes away, what is under way is cut
+	// short. Default: [Dispatcher.Submit].
 	Wait bool
 	// MaxBytes bounds the inbound body. Default 1 MiB; negative means no bound.
 	MaxBytes int64

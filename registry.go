@@ -1,6 +1,7 @@
 package fanout
 
 import (
+	"fmt"
 	"reflect"
 	"slices"
 	"sync"
@@ -25,8 +26,17 @@ type selection struct {
 // same names. What is under way, or submitted, goes on with the old definitions. A
 // target whose URL and policy stay as they were keeps its breaker, bulkhead, rate
 // limit and retry budget; otherwise they start anew. If there is an error, as by
-// [New], nothing has changed. An idle target costs about 2.5 KiB and no goroutine.
+// [New] or [ErrClosed], nothing has changed. An idle target costs about 2.5 KiB and
+// no goroutine.
 func (d *Dispatcher) SetTargets(targets ...Target) error {
+	if err := d.begin(); err != nil {
+		return fmt.Errorf("fanout: %w", err)
+	}
+	defer d.end()
+	return d.setTargets(targets)
+}
+
+func (d *Dispatcher) setTargets(targets []Target) error {
 	compiled, err := d.compileAll(targets)
 	if err != nil {
 		return err
@@ -34,6 +44,9 @@ func (d *Dispatcher) SetTargets(targets ...Target) error {
 	d.registry.set(compiled)
 	return nil
 }
+
+// TargetNames are the names of all configured targets, in definition order.
+func (d *Dispatcher) TargetNames() []string { return slices.Clone(d.registry.everything().names) }
 
 // RemoveTargets removes targets. What is under way to them, or submitted, goes
 // on. Unknown names are ignored.

@@ -90,3 +90,16 @@ func TestTargetsMayChangeDuringDispatches(t *testing.T) {
 	all.Wait()
 	assert.Equal(t, []string{"a"}, names(dispatch(t.Context(), d)))
 }
+
+func TestTargetNamesAreInDefinitionOrder(t *testing.T) {
+	d := newDispatcher(t, via("b", answering(200)), via("a", answering(200)))
+	require.NoError(t, d.SetTargets(via("c", answering(200))))
+	d.RemoveTargets("b")
+	assert.Equal(t, []string{"a", "c"}, d.TargetNames())
+}
+
+func TestAClosedDispatcherTakesNoTargets(t *testing.T) {
+	d := newDispatcher(t)
+	require.NoError(t, d.Close(t.Context()))
+	require.ErrorIs(t, d.SetTargets(via("a", answering(200))), fanout.ErrClosed)
+}

@@ -38,7 +38,8 @@ func (s *Submission) payloadKey() string { return cmp.Or(s.IdempotencyKey, s.Dis
 //
 // If there is an error, nothing was accepted: the input is refused as by
 // [Dispatcher.Dispatch], the queue has no room ([ErrFull]), or the dispatcher is
-// closed ([ErrClosed]). With the queue in memory, what was accepted is lost if
+// closed ([ErrClosed]). An optional target without room refuses nothing: it is
+// [Rejected], and told like any other failure. With the queue in memory, what was accepted is lost if
 // the process dies; [Dispatcher.Close] waits for it.
 func (d *Dispatcher) Submit(ctx context.Context, payload any, options ...Option) (id string, err error) {
 	if err := d.begin(); err != nil {

@@ -99,7 +99,7 @@ func arrivesUnchanged(t *testing.T, q fanout.Queue) {
 		Body: []byte("\x00raw\xff"), ContentType: "application/octet-stream", Header: map[string][]string{"X-Tenant": {"acme"}},
 		IdempotencyKey: "order-7", CorrelationID: "visit-7",
 	})
-	got, err := results.Wait(within(t), id, 1)
+	got, err := results.Wait(within(t), id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +143,7 @@ func outlivesItsContext(t *testing.T, q fanout.Queue) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := results.Wait(within(t), id, 1)
+	got, err := results.Wait(within(t), id)
 	if err != nil || got["ledger"].Outcome != fanout.Delivered {
 		t.Error(got["ledger"].Outcome, got["ledger"].Err, err)
 	}
@@ -171,7 +171,7 @@ func closeDrains(t *testing.T, q fanout.Queue) {
 	if err := <-closed; err != nil {
 		t.Error(err)
 	}
-	got, err := results.Wait(within(t), id, 1)
+	got, err := results.Wait(within(t), id)
 	if err != nil || got["ledger"].Outcome != fanout.Delivered {
 		t.Error(got["ledger"].Outcome, got["ledger"].Err, err)
 	}

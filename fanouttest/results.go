@@ -2,6 +2,7 @@ package fanouttest
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"sync"
 
@@ -13,7 +14,8 @@ import (
 type Results struct {
 	mu         sync.Mutex
 	byDispatch map[string]fanout.Results
-	more       chan struct{} // closed when a result comes; nil if nobody waits
+	targets    map[string][]string // by dispatch
+	more       chan struct{}       // closed when a result comes; nil if nobody waits
 }
 
 // OnResult records one delivery's result.
@@ -21,10 +23,10 @@ func (r *Results) OnResult(_ context.Context, s *fanout.Submission, result fanou
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.byDispatch == nil {
-		r.byDispatch = make(map[string]fanout.Results)
+		r.byDispatch, r.targets = make(map[string]fanout.Results), make(map[string][]string)
 	}
 	if r.byDispatch[s.DispatchID] == nil {
-		r.byDispatch[s.DispatchID] = fanout.Results{}
+		r.byDispatch[s.DispatchID], r.targets[s.DispatchID] = fanout.Results{}, s.Targets
 	}
 	r.byDispatch[s.DispatchID][result.Target] = result
 	if r.more != nil {
@@ -33,27 +35,37 @@ func (r *Results) OnResult(_ context.Context, s *fanout.Submission, result fanou
 	}
 }
 
-// Wait returns the results of a dispatch when there are n of them, one for each
-// of its targets, or with ctx's error when that ends.
-func (r *Results) Wait(ctx context.Context, dispatchID string, n int) (fanout.Results, error) {
+// Wait returns the results of a dispatch when there is one for each of its
+// targets. If ctx ends before, it returns those there are, and an error that names
+// the targets without one.
+func (r *Results) Wait(ctx context.Context, dispatchID string) (fanout.Results, error) {
 	for {
-		results, more := r.look(dispatchID)
-		if len(results) >= n {
+		results, missing, more := r.look(dispatchID)
+		if len(results) > 0 && len(missing) == 0 {
 			return results, nil
 		}
 		select {
 		case <-more:
 		case <-ctx.Done():
-			return results, ctx.Err()
+			return results, fmt.Errorf("fanouttest: dispatch %s: no result yet of %v: %w", dispatchID, missing, ctx.Err())
 		}
 	}
 }
 
-func (r *Results) look(dispatchID string) (so fanout.Results, more <-chan struct{}) {
+func (r *Results) look(dispatchID string) (so fanout.Results, missing []string, more <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.more == nil {
 		r.more = make(chan struct{})
 	}
-	return maps.Clone(r.byDispatch[dispatchID]), r.more
+	so = maps.Clone(r.byDispatch[dispatchID])
+	for _, name := range r.targets[dispatchID] {
+		if _, ok := so[name]; !ok {
+			missing = append(missing, name)
+		}
+	}
+	if so == nil {
+		missing = []string{"any target"}
+	}
+	return so, missing, r.more
 }

@@ -1,0 +1,72 @@
+package fanout_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"time"
+
+	"github.com/fanout-go/fanout"
+)
+
+// A service that answers at once, delivers in the background, and on SIGTERM
+// stores what it could not deliver in time.
+func Example_background() {
+	crm := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		<-r.Context().Done() // hangs
+	}))
+	defer crm.Close()
+	targets := []fanout.Target{{Name: "crm", URL: crm.URL}}
+	page := func(text string, r fanout.Result) { fmt.Println(text, r.Target, r.Outcome) }
+	store := func(body []byte, target, key string) { fmt.Println("stored", string(body), target, key) }
+
+	d, err := fanout.New(fanout.Config{
+		Targets: targets,
+		OnDeadLetter: func(_ context.Context, _ *fanout.Submission, r fanout.Result) {
+			page("given up", r)
+		},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	accept := func(w http.ResponseWriter, r *http.Request) {
+		_, err := d.Submit(r.Context(), fanout.Payload{Value: "hi", IdempotencyKey: r.Header.Get("Idempotency-Key")})
+		switch {
+		case errors.Is(err, fanout.ErrFull): // targets are slower than what comes in
+			w.Header().Set("Retry-After", "1")
+			http.Error(w, "try again", http.StatusServiceUnavailable)
+		case err != nil:
+			http.Error(w, "bad request", http.StatusBadRequest)
+		default:
+			w.WriteHeader(http.StatusAccepted)
+		}
+	}
+	running := httptest.NewServer(http.HandlerFunc(accept))
+	server := running.Config
+	request, _ := http.NewRequest(http.MethodPost, running.URL, strings.NewReader(""))
+	request.Header.Set("Idempotency-Key", "visit-7")
+	if answer, err := http.DefaultClient.Do(request); err == nil {
+		fmt.Println(answer.Status)
+		_ = answer.Body.Close()
+	}
+
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	_ = server.Shutdown(ctx) // first: until then handlers submit
+	err = d.Close(ctx)
+	var left *fanout.UndeliveredError
+	if errors.As(err, &left) {
+		for _, u := range left.Left {
+			store(u.Submission.Body, u.Result.Target, u.Result.PayloadKey)
+		}
+	}
+	// Output:
+	// 202 Accepted
+	// stored "hi" crm visit-7
+}
