@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -113,7 +114,13 @@ var errUnhealthy, errNoVote = errors.New("unhealthy"), errors.New("no vote")
 type breaker struct {
 	circuit *gobreaker.TwoStepCircuitBreaker[struct{}]
 	tripped atomic.Bool // not closed: spares the closed breaker a lock per look
+
+	moved   atomic.Bool // there are changes
+	mu      sync.Mutex
+	changes []breakerChange // not told yet
 }
+
+type breakerChange struct{ from, to BreakerState }
 
 func newBreaker(b Breaker) *breaker {
 	if b.OpenFor < 0 || (b.ConsecutiveFailures < 0 && b.FailureRatio < 0) {
@@ -127,8 +134,9 @@ func newBreaker(b Breaker) *breaker {
 		Timeout:      b.OpenFor + rand.N(b.OpenFor/10+1),
 		ReadyToTrip:  b.trips,
 		IsExcluded:   func(err error) bool { return errors.Is(err, errNoVote) },
-		OnStateChange: func(_ string, _, to gobreaker.State) {
+		OnStateChange: func(_ string, from, to gobreaker.State) {
 			gate.tripped.Store(to != gobreaker.StateClosed)
+			gate.change(breakerChange{stateOf(from), stateOf(to)})
 		},
 	})
 	return gate
@@ -147,7 +155,11 @@ func (b *breaker) state() BreakerState {
 	if b == nil || !b.tripped.Load() {
 		return BreakerClosed
 	}
-	switch b.circuit.State() {
+	return stateOf(b.circuit.State())
+}
+
+func stateOf(s gobreaker.State) BreakerState {
+	switch s {
 	case gobreaker.StateOpen:
 		return BreakerOpen
 	case gobreaker.StateHalfOpen:
@@ -155,6 +167,27 @@ func (b *breaker) state() BreakerState {
 	default:
 		return BreakerClosed
 	}
+}
+
+// change is called under gobreaker's lock, so that it only notes.
+func (b *breaker) change(c breakerChange) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.changes = append(b.changes, c)
+	b.moved.Store(true)
+}
+
+// takeChanges returns those nobody was told of.
+func (b *breaker) takeChanges() []breakerChange {
+	if b == nil || !b.moved.Load() {
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.moved.Store(false)
+	changes := b.changes
+	b.changes = nil
+	return changes
 }
 
 // admit asks for leave to send. The caller must report every admitted attempt,

@@ -74,6 +74,14 @@ func (b *bulkhead) enter(ctx context.Context) error {
 	return ErrBulkheadFull
 }
 
+// queued is how many wait for a permit.
+func (b *bulkhead) queued() int64 {
+	if b == nil {
+		return 0
+	}
+	return b.waiting.Load()
+}
+
 func (b *bulkhead) leave() {
 	if b != nil {
 		b.permits.Release(1)

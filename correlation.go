@@ -71,7 +71,7 @@ func CorrelationMiddleware(next http.Handler) http.Handler {
 }
 
 // NewCorrelationHandler returns a handler that adds the context's correlation
-// ID to every record, at the top level whatever groups are open, and passes it
+// ID to every record that has none, at the top level whatever groups are open, and passes it
 // on to next.
 func NewCorrelationHandler(next slog.Handler) slog.Handler {
 	return &correlationHandler{root: next, current: next}
@@ -91,7 +91,7 @@ func (h *correlationHandler) Enabled(ctx context.Context, level slog.Level) bool
 
 func (h *correlationHandler) Handle(ctx context.Context, record slog.Record) error {
 	id := CorrelationID(ctx)
-	if id == "" {
+	if id == "" || hasCorrelationID(record) {
 		return h.current.Handle(ctx, record)
 	}
 	handler := h.root.WithAttrs([]slog.Attr{slog.String(CorrelationKey, id)})
@@ -99,6 +99,14 @@ func (h *correlationHandler) Handle(ctx context.Context, record slog.Record) err
 		handler = derive(handler)
 	}
 	return handler.Handle(ctx, record)
+}
+
+func hasCorrelationID(record slog.Record) (has bool) {
+	record.Attrs(func(a slog.Attr) bool {
+		has = a.Key == CorrelationKey
+		return !has
+	})
+	return has
 }
 
 func (h *correlationHandler) WithAttrs(attrs []slog.Attr) slog.Handler {

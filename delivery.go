@@ -32,6 +32,10 @@ type delivery struct {
 	outcome   Outcome
 	err       error
 	duration  time.Duration
+	position  int32 // an int would make a result more than 128 bytes, which maps keep apart
+	telemetry *telemetry
+	traced    tracing
+	spans     *deliverySpans // nil if untraced
 }
 
 // run carries the delivery to its result. What happens to a call is deliver,
@@ -44,6 +48,7 @@ func (dl *delivery) run() {
 		}
 		dl.finish(reason)
 	}()
+	dl.tellStart()
 	reason = dl.deliver()
 }
 
@@ -65,7 +70,10 @@ func (dl *delivery) deliver() error {
 		if err != nil {
 			return err
 		}
-		if err := sleep(dl.clock.total(), wait); err != nil {
+		began := time.Now()
+		err = sleep(dl.clock.total(), wait)
+		dl.tellWait(WaitBackoff, began)
+		if err != nil {
 			return err
 		}
 		dl.queued = true
@@ -80,13 +88,16 @@ func (dl *delivery) attempt() error {
 		return endOf(ctx)
 	}
 	gates := dl.gates
+	defer dl.tellBreaker()
 	if gates.breaker.state() == BreakerOpen {
 		return ErrBreakerOpen
 	}
 
 	if !gates.rateLimit.allow(now) {
 		dl.queued = true
-		if err := gates.rateLimit.wait(dl.clock.total()); err != nil {
+		err := gates.rateLimit.wait(dl.clock.total())
+		dl.tellWait(WaitRateLimit, now)
+		if err != nil {
 			return err
 		}
 	}
@@ -99,7 +110,10 @@ func (dl *delivery) attempt() error {
 
 	if !gates.bulkhead.tryEnter() {
 		dl.queued = true
-		if err := gates.bulkhead.enter(dl.clock.total()); err != nil {
+		began := time.Now()
+		err := gates.bulkhead.enter(dl.clock.total())
+		dl.tellWait(WaitBulkhead, began)
+		if err != nil {
 			return err
 		}
 	}
@@ -130,12 +144,14 @@ func (dl *delivery) attempt() error {
 func (dl *delivery) send(ctx context.Context, now time.Time) error {
 	t := dl.target
 	x := dl.nextExchange()
+	ctx = dl.tellAttempt(ctx)
 	if err := t.build(ctx, x, &dl.request); err != nil {
 		return err
 	}
 
 	dl.attempts = append(dl.attempts, Attempt{RequestID: dl.request.RequestID, Start: now})
 	dl.sending, dl.paid = true, false
+	dl.gates.tally.inFlight.Add(1)
 	response, err := t.send(ctx, x)
 	if response != nil {
 		dl.response = response
@@ -181,6 +197,8 @@ func (dl *delivery) settle() {
 	a.Err = dl.verdict.err
 	dl.effect = dl.effect || dl.verdict.reach == unanswered
 	dl.sending = false
+	dl.gates.tally.inFlight.Add(-1)
+	dl.tellSent(a)
 }
 
 // nextWait is how long to wait before the next attempt, or why there is none.
@@ -202,6 +220,7 @@ func (dl *delivery) nextWait() (time.Duration, error) {
 		return 0, ErrNoTimeLeft
 	}
 	if !dl.gates.budget.take() {
+		dl.tellRefusedRetry()
 		return 0, ErrRetryBudget
 	}
 	dl.paid = true
@@ -225,11 +244,12 @@ func (dl *delivery) finish(reason error) {
 		dl.outcome = dl.failure()
 		dl.err = &TargetError{Target: dl.target.Name, Outcome: dl.outcome, Attempts: len(dl.attempts), Reason: reason, Err: dl.verdict.err}
 	}
+	dl.tellEnd()
 }
 
-func (dl *delivery) result(position int) Result {
+func (dl *delivery) result() Result {
 	return Result{
-		Target: dl.target.Name, Outcome: dl.outcome, Optional: dl.target.Optional, position: int32(position), //nolint:gosec // no dispatch has that many targets
+		Target: dl.target.Name, Outcome: dl.outcome, Optional: dl.target.Optional, position: dl.position,
 		Response: dl.response, Err: dl.err, Attempts: dl.attempts, Duration: dl.duration,
 		DispatchID: dl.request.DispatchID, IdempotencyKey: dl.request.IdempotencyKey, PayloadKey: dl.payloadKey,
 	}
@@ -263,7 +283,7 @@ func (dl *delivery) prepare() error {
 		dl.request.URL = &u
 	}
 	given := dl.request
-	if err := t.Prepare(dl.clock.total(), &dl.request); err != nil {
+	if err := t.Prepare(dl.within(dl.clock.total()), &dl.request); err != nil {
 		return &InvalidError{Target: t.Name, Field: "Prepare", Err: err}
 	}
 	return t.checkPrepared(&given, &dl.request)

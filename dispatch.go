@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"strings"
+
+	"go.opentelemetry.io/otel/trace"
 )
 
 // Option says more about one dispatch. Without any, it goes to all of
@@ -31,6 +33,7 @@ type dispatch struct {
 	deliveries []delivery
 	clocks     *clock // a list
 	crew       crew
+	span       trace.Span // nil if there is none
 }
 
 // plan checks all there is to check, so that nothing is sent if anything is wrong.
@@ -91,7 +94,7 @@ func (d *Dispatcher) chooseSome(options []Option) (*selection, error) {
 			}
 		}
 		for _, def := range o.targets {
-			t, err := compile(def, len(chosen.targets), d.defaults, d.transport)
+			t, err := d.compile(def, len(chosen.targets))
 			errs = append(errs, err)
 			if err == nil {
 				chosen.targets = append(chosen.targets, t)
@@ -116,11 +119,19 @@ func duplicates(targets []*target) error {
 }
 
 func (d *Dispatcher) newDispatch(ctx context.Context, targets []*target, s *Submission) *dispatch {
+	p := &dispatch{deliveries: make([]delivery, len(targets))}
+	traced := tracedApart
 	inner := ctx
-	if CorrelationID(ctx) != s.CorrelationID {
-		inner = WithCorrelationID(ctx, s.CorrelationID)
+	if s.Submitted.IsZero() {
+		traced = untraced
+		if inner, p.span = d.telemetry.tracer.startDispatch(ctx, s); p.span != nil {
+			traced = tracedWithin
+		}
 	}
-	p := &dispatch{ctx: inner, deliveries: make([]delivery, len(targets))}
+	if CorrelationID(ctx) != s.CorrelationID {
+		inner = WithCorrelationID(inner, s.CorrelationID)
+	}
+	p.ctx = inner
 	exchanges, attempts, answers := make([]exchange, len(targets)), make([]Attempt, len(targets)), make([]Response, len(targets))
 	ids := requestIDs(s.DispatchID, targets)
 	for i, t := range targets {
@@ -130,7 +141,8 @@ func (d *Dispatcher) newDispatch(ctx context.Context, targets []*target, s *Subm
 		dl.attempts, dl.first = attempts[i:i:i+1], &exchanges[i]
 		dl.first.answer = &answers[i]
 		dl.id, ids = ids[:length], ids[length:]
-		dl.payloadKey = s.payloadKey()
+		dl.payloadKey, dl.position = s.payloadKey(), int32(i) //nolint:gosec // no dispatch has that many targets
+		dl.telemetry, dl.traced = d.telemetry, traced
 		dl.request = s.request(t, strings.TrimSuffix(dl.id, firstAttempt))
 	}
 	return p
@@ -192,8 +204,9 @@ func (p *dispatch) run() Results {
 	p.crew.run(p.deliveries)
 	results := make(Results, len(p.deliveries))
 	for i := range p.deliveries {
-		results[p.deliveries[i].target.Name] = p.deliveries[i].result(i)
+		results[p.deliveries[i].target.Name] = p.deliveries[i].result()
 	}
+	endDispatchSpan(p.span, results)
 	return results
 }
 

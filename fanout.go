@@ -4,9 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"sync"
 	"time"
+
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // Config is what a [Dispatcher] is made of.
@@ -35,6 +40,22 @@ type Config struct {
 	// OnDeadLetter is told of every submitted delivery that failed for good, after
 	// OnResult and like it. Default none.
 	OnDeadLetter func(context.Context, *Submission, Result)
+
+	// Logger gets one record for each dispatch that failed and each dead letter
+	// (an error, or a warning if only optional targets failed), and for each change
+	// of a breaker (a warning if it opens, else an info). With its debug level on,
+	// one for each attempt. Records never hold secrets. Default
+	// [log/slog.Default]; a logger of [log/slog.DiscardHandler] switches it off.
+	Logger *slog.Logger
+	// TracerProvider makes the spans. Default OpenTelemetry's global one.
+	TracerProvider trace.TracerProvider
+	// MeterProvider makes the metrics. Default OpenTelemetry's global one.
+	MeterProvider metric.MeterProvider
+	// Propagator writes the trace context into the requests of HTTP targets.
+	// Default OpenTelemetry's global one, without baggage.
+	Propagator propagation.TextMapPropagator
+	// Hooks are told what happens as it happens. Default none.
+	Hooks *Hooks
 }
 
 // Dispatcher sends payloads to sets of targets. Make one with [New] and keep it:
@@ -46,6 +67,7 @@ type Dispatcher struct {
 	transport http.RoundTripper
 	hangUp    context.CancelFunc // ends the connections of our own transport
 	named     namedGates
+	telemetry *telemetry
 
 	queue                  Queue
 	onResult, onDeadLetter func(context.Context, *Submission, Result)
@@ -53,7 +75,7 @@ type Dispatcher struct {
 	mu       sync.Mutex
 	running  int           // dispatches under way, and the queue
 	closed   bool          // no more may begin
-	endQueue func()        // once
+	queueEnd sync.Once     // what Close does when the queue has ended
 	finished chan struct{} // closed when nothing is running any more
 }
 
@@ -66,6 +88,7 @@ func New(config Config) (*Dispatcher, error) {
 		transport: config.Transport,
 		finished:  make(chan struct{}),
 		queue:     config.Queue,
+		telemetry: newTelemetry(&config),
 		onResult:  config.OnResult, onDeadLetter: config.OnDeadLetter,
 	}
 	d.hangUp = func() {}
@@ -83,10 +106,11 @@ func New(config Config) (*Dispatcher, error) {
 	if d.queue == nil {
 		d.queue = NewMemoryQueue(MemoryLimits{})
 	}
-	d.running, d.endQueue = 1, sync.OnceFunc(d.end)
+	d.running = 1
 	if err := d.queue.Start(worker{d}); err != nil {
 		return nil, err
 	}
+	d.telemetry.metrics.observe(d)
 	return d, nil
 }
 
@@ -117,6 +141,7 @@ func (d *Dispatcher) Dispatch(ctx context.Context, payload any, options ...Optio
 		return d.refuse(options, err), err
 	}
 	results := d.newDispatch(ctx, s.targets, s).run()
+	d.telemetry.logDispatch(ctx, s, results)
 	return results, results.Err()
 }
 
@@ -175,7 +200,7 @@ func (d *Dispatcher) Close(ctx context.Context) error {
 	}
 	d.stopAccepting()
 	err := d.queue.Close(ctx)
-	d.endQueue()
+	d.queueEnd.Do(func() { d.endQueue(ctx, err) })
 	select {
 	case <-d.finished:
 		return err
@@ -189,10 +214,26 @@ func (d *Dispatcher) Close(ctx context.Context) error {
 	}
 }
 
+func (d *Dispatcher) endQueue(ctx context.Context, err error) {
+	if left, ok := lone[*UndeliveredError](err); ok {
+		for _, u := range left.Left {
+			d.telemetry.metrics.count(ctx, d.telemetry.metrics.dropped, 1, label{target: d.labelOf(u.Result.Target)})
+		}
+	}
+	d.telemetry.metrics.close()
+	d.end()
+}
+
 func (d *Dispatcher) stopAccepting() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.closed = true
+}
+
+func (d *Dispatcher) closing() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.closed
 }
 
 func (d *Dispatcher) leftRunning(err error) error {

@@ -12,6 +12,7 @@ type gates struct {
 	bulkhead  *bulkhead
 	rateLimit *rateLimit
 	budget    *budget
+	tally     tally
 
 	keep time.Duration // after the last use
 	idle *idleness     // nil if the target is configured: kept for ever

@@ -26,11 +26,13 @@ type endpoint struct {
 	idempotency Idempotency
 	keyHeader   string
 	maxBytes    int64
+	propagator  propagator
+	conventions conventions
 }
 
-func newEndpoint(def *Target, p Policy, transport http.RoundTripper) (*endpoint, error) {
+func newEndpoint(def *Target, p Policy, transport http.RoundTripper, propagator propagator) (*endpoint, error) {
 	e := &endpoint{method: def.Method, header: canonical(def.Header), auth: def.Auth, transport: def.Transport, idempotency: p.Idempotency, maxBytes: p.MaxResponseBytes,
-		keyHeader: http.CanonicalHeaderKey(p.Idempotency.Header)}
+		keyHeader: http.CanonicalHeaderKey(p.Idempotency.Header), propagator: propagator}
 	if e.method == "" {
 		e.method = http.MethodPost
 	}
@@ -38,6 +40,7 @@ func newEndpoint(def *Target, p Policy, transport http.RoundTripper) (*endpoint,
 		return nil, invalid("Method", "%q is not a method in upper case that can carry a payload", e.method)
 	}
 	e.template = &http.Request{Method: e.method, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
+	e.conventions = newConventions(e.method)
 	var err error
 	if e.url, err = parseURL(def.URL); err != nil {
 		return nil, err
@@ -93,6 +96,7 @@ func (e *endpoint) build(ctx context.Context, x *exchange, r *Request) error {
 	x.request = *e.template.WithContext(ctx)
 	x.request.URL, x.request.Host = r.URL, r.URL.Host
 	x.request.Header = e.requestHeader(x, r, len(body) > 0)
+	e.propagator.inject(ctx, x.request.Header)
 	x.request.ContentLength = int64(len(body))
 	x.body.Reset(body)
 	// With this type net/http sends the body in one packet with the header.

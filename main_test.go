@@ -3,6 +3,7 @@ package fanout_test
 import (
 	"context"
 	"io"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -14,7 +15,10 @@ import (
 	"github.com/fanout-go/fanout"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	slog.SetDefault(slog.New(slog.DiscardHandler))
+	goleak.VerifyTestMain(m)
+}
 
 // wire is a transport in memory: a target as a function.
 type wire func(*http.Request) (*http.Response, error)

@@ -251,6 +251,37 @@ func (q *memoryQueue) wakeWaiting() {
 	}
 }
 
+// Backlog implements [BacklogReporter].
+func (q *memoryQueue) Backlog(context.Context) ([]Backlog, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	byTarget := make(map[string]*Backlog, len(q.lanes))
+	count := func(t *task) {
+		b := byTarget[t.target]
+		if b == nil {
+			b = &Backlog{Target: t.target, Oldest: t.s.Submitted}
+			byTarget[t.target] = b
+		}
+		b.Deliveries++
+		if t.s.Submitted.Before(b.Oldest) {
+			b.Oldest = t.s.Submitted
+		}
+	}
+	for t := range q.making {
+		count(t)
+	}
+	for _, l := range q.lanes {
+		for i := range l.waiting {
+			count(&l.waiting[i])
+		}
+	}
+	backlog := make([]Backlog, 0, len(byTarget))
+	for _, b := range byTarget {
+		backlog = append(backlog, *b)
+	}
+	return backlog, nil
+}
+
 func (q *memoryQueue) Close(ctx context.Context) error {
 	q.mu.Lock()
 	q.closed = true

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Queue keeps submitted work until it is done and decides when each delivery is
@@ -24,6 +25,19 @@ type Queue interface {
 	// [*UndeliveredError] with all that is lost without the caller. Close may be
 	// called more than once and from several goroutines.
 	Close(ctx context.Context) error
+}
+
+// BacklogReporter is a [Queue] that can tell what it holds, for metrics and
+// [Dispatcher.Snapshot]. The one in memory does.
+type BacklogReporter interface {
+	Backlog(context.Context) ([]Backlog, error)
+}
+
+// Backlog is what a queue has accepted for one target and not yet done.
+type Backlog struct {
+	Target     string
+	Deliveries int
+	Oldest     time.Time // when its oldest was submitted
 }
 
 // Worker is a dispatcher as a [Queue] sees it. It is safe for concurrent use.

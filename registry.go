@@ -14,6 +14,7 @@ type registry struct {
 	byName map[string]*target
 	names  []string // in definition order
 	all    *selection
+	labels int // given out
 }
 
 // selection is a set of targets, which never changes.
@@ -56,7 +57,7 @@ func (d *Dispatcher) compileAll(definitions []Target) ([]*target, error) {
 	var compiled []*target
 	var errs []error
 	for i, def := range definitions {
-		t, err := compile(def, i, d.defaults, d.transport)
+		t, err := d.compile(def, i)
 		errs = append(errs, err)
 		if err == nil {
 			compiled = append(compiled, t)
@@ -76,6 +77,7 @@ func (r *registry) set(targets []*target) {
 		if old == nil {
 			r.names = append(r.names, t.Name)
 		}
+		r.setLabel(t, old)
 		if old != nil && old.URL == t.URL && reflect.DeepEqual(old.policy, t.policy) {
 			t.gates = old.gates
 		} else {
@@ -86,10 +88,24 @@ func (r *registry) set(targets []*target) {
 	r.all = nil
 }
 
+// setLabel gives the first targets labels of their own.
+func (r *registry) setLabel(t, old *target) {
+	switch {
+	case old != nil:
+		t.label = old.label
+	case r.labels < maxLabels:
+		t.label = t.Name
+		r.labels++
+	}
+}
+
 func (r *registry) remove(names []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, name := range names {
+		if t := r.byName[name]; t != nil && t.label != otherLabel {
+			r.labels--
+		}
 		delete(r.byName, name)
 	}
 	r.names = slices.DeleteFunc(r.names, func(name string) bool { return r.byName[name] == nil })

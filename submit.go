@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"time"
 )
@@ -51,7 +50,9 @@ func (d *Dispatcher) Submit(ctx context.Context, payload any, options ...Option)
 		return "", err
 	}
 	s.Submitted = time.Now()
-	if err := d.queue.Submit(ctx, s); err != nil {
+	err = d.queue.Submit(ctx, s)
+	d.telemetry.metrics.submittedTo(ctx, s, err)
+	if err != nil {
 		return "", fmt.Errorf("fanout: %w", err)
 	}
 	return s.DispatchID, nil
@@ -82,28 +83,24 @@ func (w worker) find(s *Submission, name string) *target {
 
 func (w worker) Done(ctx context.Context, s *Submission, r Result) {
 	ctx = WithCorrelationID(ctx, s.CorrelationID)
-	call(ctx, w.onResult, s, r)
+	w.telemetry.metrics.finished(ctx, w.labelOf(r.Target), r, w.closing())
+	w.call(ctx, "OnResult", w.onResult, s, r)
 	if r.Outcome != Delivered {
-		call(ctx, w.onDeadLetter, s, r)
+		w.telemetry.logDeadLetter(ctx, s, r)
+		w.call(ctx, "OnDeadLetter", w.onDeadLetter, s, r)
 	}
 }
 
 // call runs the user's hook on a goroutine of its own, so that neither a panic
 // nor a Goexit in it is the queue's. There is no result to report a panic in.
-func call(ctx context.Context, hook func(context.Context, *Submission, Result), s *Submission, r Result) {
+func (w worker) call(ctx context.Context, name string, hook func(context.Context, *Submission, Result), s *Submission, r Result) {
 	if hook == nil {
 		return
 	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		defer func() {
-			if p := recover(); p != nil {
-				err := newPanicError(p)
-				slog.ErrorContext(ctx, "fanout: hook failed", "error", err, "dispatch_id", s.DispatchID, "target", r.Target, "stack", string(err.Stack))
-			}
-		}()
-		hook(ctx, s, r)
+		w.telemetry.contain(ctx, name, func() { hook(ctx, s, r) })
 	}()
 	<-done
 }

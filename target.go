@@ -61,32 +61,33 @@ type target struct {
 	Target
 	policy    Policy
 	keySuffix string
+	label     string    // in metrics: its name, or one it shares
 	conflicts bool      // a 409 is retried, as a key makes sense of it
 	endpoint  *endpoint // nil for a Sender
 	gates     *gates    // nil if it was given in a call: kept by name then
 }
 
 // compile checks a definition and makes it ready, all but its gates.
-func compile(def Target, position int, defaults Policy, transport http.RoundTripper) (*target, error) {
-	t, err := compileUnnamed(def, defaults, transport)
+func (d *Dispatcher) compile(def Target, position int) (*target, error) {
+	t, err := d.compileUnnamed(def)
 	if err != nil && def.Name == "" {
 		return nil, errorIn(fmt.Sprintf("#%d", position+1), err)
 	}
 	return t, errorIn(def.Name, err)
 }
 
-func compileUnnamed(def Target, defaults Policy, transport http.RoundTripper) (*target, error) {
+func (d *Dispatcher) compileUnnamed(def Target) (*target, error) {
 	if err := def.check(); err != nil {
 		return nil, err
 	}
-	policy := def.over(defaults)
+	policy := def.over(d.defaults)
 	if err := policy.check(); err != nil {
 		return nil, err
 	}
-	t := &target{Target: def, policy: policy.withDefaults(), keySuffix: keySuffix(def.Name)}
+	t := &target{Target: def, policy: policy.withDefaults(), keySuffix: keySuffix(def.Name), label: otherLabel}
 	t.conflicts = t.keyed() && (policy.Retry.Statuses == nil || slices.Contains(policy.Retry.Statuses, http.StatusConflict))
 	if def.Sender == nil {
-		endpoint, err := newEndpoint(&def, t.policy, transport)
+		endpoint, err := newEndpoint(&def, t.policy, d.transport, d.telemetry.propagator)
 		if err != nil {
 			return nil, err
 		}

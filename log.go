@@ -1,0 +1,80 @@
+package fanout
+
+import (
+	"context"
+	"log/slog"
+)
+
+// failure is one target's part in the record of a dispatch that failed.
+type failure struct {
+	Target   string  `json:"target"`
+	Outcome  Outcome `json:"outcome"`
+	Attempts int     `json:"attempts"`
+	Class    string  `json:"class"`
+	Optional bool    `json:"optional,omitempty"`
+	Error    string  `json:"error"`
+}
+
+// logDispatch writes nothing if all went well. Only optional failures are a
+// warning.
+func (t *telemetry) logDispatch(ctx context.Context, s *Submission, results Results) {
+	level, failed := slog.LevelWarn, false
+	for _, r := range results {
+		failed = failed || r.Err != nil
+		if r.Err != nil && !r.Optional {
+			level = slog.LevelError
+		}
+	}
+	if !failed || !t.logger.Enabled(ctx, level) {
+		return
+	}
+	var failures []failure
+	for _, r := range results.Sorted() {
+		if r.Err != nil {
+			failures = append(failures, failure{r.Target, r.Outcome, len(r.Attempts), ErrorClass(r.Err), r.Optional, r.Err.Error()})
+		}
+	}
+	t.log(ctx, level, "fanout: dispatch failed", s.DispatchID, s.CorrelationID,
+		slog.Int("targets", len(results)), slog.Any("failures", failures))
+}
+
+func (t *telemetry) logDeadLetter(ctx context.Context, s *Submission, r Result) {
+	level := slog.LevelError
+	if r.Optional {
+		level = slog.LevelWarn
+	}
+	t.log(ctx, level, "fanout: dead letter", s.DispatchID, s.CorrelationID,
+		slog.String("target", r.Target), slog.String("outcome", r.Outcome.String()), slog.Int("attempts", len(r.Attempts)),
+		slog.String("class", ErrorClass(r.Err)), slog.Any("error", r.Err))
+}
+
+func (t *telemetry) logAttempt(ctx context.Context, dl *delivery, a *Attempt) {
+	if !t.logger.Enabled(ctx, slog.LevelDebug) {
+		return
+	}
+	attributes := []slog.Attr{
+		slog.String("target", dl.target.Name), slog.Int("attempt", len(dl.attempts)), slog.String("request_id", a.RequestID),
+		slog.Duration("duration", a.Duration), slog.Int("status", a.StatusCode),
+	}
+	if a.Err != nil {
+		attributes = append(attributes, slog.String("class", ErrorClass(a.Err)), slog.Any("error", a.Err))
+	}
+	t.log(ctx, slog.LevelDebug, "fanout: attempt", dl.request.DispatchID, dl.request.CorrelationID, attributes...)
+}
+
+func (t *telemetry) logBreaker(ctx context.Context, target string, c breakerChange) {
+	level := slog.LevelInfo
+	if c.to == BreakerOpen {
+		level = slog.LevelWarn
+	}
+	t.logger.LogAttrs(ctx, level, "fanout: breaker "+string(c.to), slog.String("target", target), slog.String("from", string(c.from)), slog.String("to", string(c.to)))
+}
+
+func (t *telemetry) logPanic(ctx context.Context, hook string, err *PanicError) {
+	t.logger.LogAttrs(ctx, slog.LevelError, "fanout: hook failed", slog.String("hook", hook), slog.Any("error", err), slog.String("stack", string(err.Stack)))
+}
+
+func (t *telemetry) log(ctx context.Context, level slog.Level, message, dispatchID, correlationID string, attributes ...slog.Attr) {
+	ids := []slog.Attr{slog.String("dispatch_id", dispatchID), slog.String(CorrelationKey, correlationID)}
+	t.logger.LogAttrs(ctx, level, message, append(ids, attributes...)...)
+}

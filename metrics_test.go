@@ -1,0 +1,213 @@
+package fanout_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/attribute"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+
+	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/fanouttest"
+)
+
+// meter reads what a dispatcher has measured.
+type meter struct {
+	reader   *sdkmetric.ManualReader
+	provider *sdkmetric.MeterProvider
+}
+
+func newMeter() meter {
+	reader := sdkmetric.NewManualReader()
+	return meter{reader, sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))}
+}
+
+// read returns every series by its name and attributes: a value, or how many
+// were recorded.
+func (m meter) read(t *testing.T) map[string]float64 {
+	t.Helper()
+	var data metricdata.ResourceMetrics
+	require.NoError(t, m.reader.Collect(t.Context(), &data))
+	all := map[string]float64{}
+	for _, scope := range data.ScopeMetrics {
+		for _, metric := range scope.Metrics {
+			switch points := metric.Data.(type) {
+			case metricdata.Sum[int64]:
+				for _, p := range points.DataPoints {
+					all[seriesName(metric.Name, p.Attributes)] = float64(p.Value)
+				}
+			case metricdata.Gauge[int64]:
+				for _, p := range points.DataPoints {
+					all[seriesName(metric.Name, p.Attributes)] = float64(p.Value)
+				}
+			case metricdata.Gauge[float64]:
+				for _, p := range points.DataPoints {
+					all[seriesName(metric.Name, p.Attributes)] = p.Value
+				}
+			case metricdata.Histogram[float64]:
+				for _, p := range points.DataPoints {
+					all[seriesName(metric.Name, p.Attributes)] = float64(p.Count)
+				}
+			}
+		}
+	}
+	return all
+}
+
+func seriesName(name string, attributes attribute.Set) string {
+	return fmt.Sprintf("%s{%s}", name, attributes.Encoded(attribute.DefaultEncoder()))
+}
+
+func TestDeliveriesAndAttemptsAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		measured := newMeter()
+		d := newWith(t, fanout.Config{MeterProvider: measured.provider, Targets: []fanout.Target{
+			via("crm", answering(503, 201)), via("mail", answering(400)), sending("ledger", nothing),
+		}})
+		dispatch(t.Context(), d)
+		got := measured.read(t)
+		for series, want := range map[string]float64{
+			"fanout.deliveries{fanout.outcome=delivered,fanout.target=crm}":              1,
+			"fanout.deliveries{fanout.outcome=delivered,fanout.target=ledger}":           1,
+			"fanout.deliveries{error.type=400,fanout.outcome=failed,fanout.target=mail}": 1,
+			"fanout.delivery.duration{fanout.outcome=delivered,fanout.target=crm}":       1,
+			"fanout.attempts{fanout.target=crm}":                                         2,
+			"fanout.attempts{fanout.target=ledger}":                                      1,
+			"fanout.retries{fanout.target=crm}":                                          1,
+			"fanout.wait.duration{fanout.target=crm,fanout.wait.reason=backoff}":         1,
+			"fanout.breaker.state{fanout.target=crm}":                                    0,
+			"fanout.bulkhead.in_use{fanout.target=crm}":                                  0,
+			"fanout.bulkhead.waiting{fanout.target=crm}":                                 0,
+			"http.client.request.duration{" + httpOf("crm", 201) + "}":                   1,
+			"http.client.request.duration{error.type=503," + httpOf("crm", 503) + "}":    1,
+		} {
+			if assert.Contains(t, got, series) {
+				assert.InDelta(t, want, got[series], 0, series)
+			}
+		}
+		assert.NotContains(t, got, "fanout.retries{fanout.target=mail}")
+	})
+}
+
+func nothing(context.Context, *fanout.Request) (*fanout.Response, error) { return nil, nil }
+
+func httpOf(target string, status int) string {
+	return fmt.Sprintf("http.request.method=POST,http.response.status_code=%d,server.address=%s.example,server.port=443", status, target)
+}
+
+func TestTheRequestDurationHasTheConventionsBuckets(t *testing.T) {
+	measured := newMeter()
+	dispatch(t.Context(), newWith(t, fanout.Config{MeterProvider: measured.provider, Targets: []fanout.Target{via("crm", answering(200))}}))
+	var data metricdata.ResourceMetrics
+	require.NoError(t, measured.reader.Collect(t.Context(), &data))
+	for _, m := range data.ScopeMetrics[0].Metrics {
+		if m.Name == "http.client.request.duration" {
+			assert.Equal(t, "s", m.Unit)
+			assert.Equal(t, []float64{0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10}, m.Data.(metricdata.Histogram[float64]).DataPoints[0].Bounds)
+			return
+		}
+	}
+	require.Fail(t, "not measured")
+}
+
+func TestTheBreakerAndTheBudgetAreMeasured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		measured := newMeter()
+		down := with(via("crm", answering(500)), fanout.Policy{
+			Retry: fanout.Retry{Budget: 1, InitialBackoff: time.Millisecond}, Breaker: fanout.Breaker{ConsecutiveFailures: 3, OpenFor: time.Minute},
+		})
+		d := newWith(t, fanout.Config{MeterProvider: measured.provider, Targets: []fanout.Target{down}})
+		for range 3 {
+			dispatch(t.Context(), d)
+		}
+		got := measured.read(t)
+		assert.InDelta(t, 2, got["fanout.breaker.state{fanout.target=crm}"], 0)
+		assert.InDelta(t, 1, got["fanout.breaker.transitions{fanout.breaker.state=open,fanout.target=crm}"], 0)
+		assert.InDelta(t, 2, got["fanout.retry_budget.refusals{fanout.target=crm}"], 0)
+		assert.InDelta(t, 1, got["fanout.deliveries{error.type=breaker_open,fanout.outcome=rejected,fanout.target=crm}"], 0)
+	})
+}
+
+func TestTheQueueIsMeasured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		measured := newMeter()
+		d, err := fanout.New(fanout.Config{
+			MeterProvider: measured.provider,
+			Targets: []fanout.Target{
+				with(via("hangs", hanging), fanout.Policy{Timeout: time.Hour, AttemptTimeout: -1}), via("no", answering(400)), via("fine", answering(200)),
+			},
+			Queue: fanout.NewMemoryQueue(fanout.MemoryLimits{MaxPerTarget: 2}),
+		})
+		require.NoError(t, err)
+		submit(t, d)
+		submit(t, d, fanout.To("hangs"))
+		synctest.Wait()
+		time.Sleep(3 * time.Second)
+		_, err = d.Submit(t.Context(), "one too many")
+		require.ErrorIs(t, err, fanout.ErrFull)
+
+		got := measured.read(t)
+		assert.InDelta(t, 2, got["fanout.queue.depth{fanout.target=hangs}"], 0)
+		assert.InDelta(t, 0, got["fanout.queue.depth{fanout.target=fine}"], 0)
+		assert.InDelta(t, 3, got["fanout.queue.oldest.age{fanout.target=hangs}"], 0)
+		assert.InDelta(t, 2, got["fanout.queue.submitted{fanout.target=hangs}"], 0)
+		assert.InDelta(t, 1, got["fanout.queue.done{fanout.target=no}"], 0)
+		assert.InDelta(t, 1, got["fanout.queue.refused{}"], 0)
+		assert.InDelta(t, 1, got["fanout.dead_letters{fanout.target=no}"], 0)
+		assert.NotContains(t, got, "fanout.dead_letters{fanout.target=fine}")
+
+		over, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.Error(t, d.Close(over))
+		assert.InDelta(t, 2, measured.read(t)["fanout.queue.dropped{fanout.target=hangs}"], 0)
+	})
+}
+
+func TestWhatEndsWhileClosingIsDrained(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		measured := newMeter()
+		d, err := fanout.New(fanout.Config{MeterProvider: measured.provider, Targets: []fanout.Target{via("crm", slow(time.Second))}})
+		require.NoError(t, err)
+		submit(t, d)
+		require.NoError(t, d.Close(t.Context()))
+		assert.InDelta(t, 1, measured.read(t)["fanout.queue.drained{fanout.target=crm}"], 0)
+	})
+}
+
+func TestTargetsBeyondAThousandAndThoseInACallShareTheirSeries(t *testing.T) {
+	measured := newMeter()
+	var results fanouttest.Results
+	d := newWith(t, fanout.Config{MeterProvider: measured.provider, OnResult: results.OnResult})
+	var targets []fanout.Target
+	for i := range 1010 {
+		targets = append(targets, via(fmt.Sprint("target-", i), answering(200)))
+	}
+	require.NoError(t, d.SetTargets(targets...))
+	dispatch(t.Context(), d)
+	dispatch(t.Context(), d, fanout.ToTargets(via("webhook", func(*http.Request) (*http.Response, error) { return answer(200, ""), nil })))
+	got := measured.read(t)
+	assert.InDelta(t, 11, got["fanout.deliveries{fanout.outcome=delivered,fanout.target=_other}"], 0)
+	assert.InDelta(t, 11, got["http.client.request.duration{http.request.method=POST,http.response.status_code=200,server.address=_other,server.port=0}"], 0)
+	assert.Contains(t, got, "fanout.deliveries{fanout.outcome=delivered,fanout.target=target-999}")
+
+	d.RemoveTargets("target-0")
+	require.NoError(t, d.SetTargets(via("late", answering(200))))
+	dispatch(t.Context(), d, fanout.To("late"))
+	assert.Contains(t, measured.read(t), "fanout.deliveries{fanout.outcome=delivered,fanout.target=late}", "a series was free again")
+}
+
+func TestMetersAreLeftAloneAfterClose(t *testing.T) {
+	measured := newMeter()
+	d, err := fanout.New(fanout.Config{MeterProvider: measured.provider, Targets: []fanout.Target{via("crm", answering(200))}})
+	require.NoError(t, err)
+	assert.Contains(t, measured.read(t), "fanout.breaker.state{fanout.target=crm}")
+	require.NoError(t, d.Close(t.Context()))
+	assert.NotContains(t, measured.read(t), "fanout.breaker.state{fanout.target=crm}")
+}
