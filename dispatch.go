@@ -141,7 +141,7 @@ func (d *Dispatcher) newDispatch(ctx context.Context, targets []*target, s *Subm
 		dl.attempts, dl.first = attempts[i:i:i+1], &exchanges[i]
 		dl.first.answer = &answers[i]
 		dl.id, ids = ids[:length], ids[length:]
-		dl.payloadKey, dl.position = s.payloadKey(), int32(i) //nolint:gosec // no dispatch has that many targets
+		dl.payloadKey, dl.position = s.payloadKey(), int32(i)
 		dl.telemetry, dl.traced = d.telemetry, traced
 		dl.request = s.request(t, strings.TrimSuffix(dl.id, firstAttempt))
 	}

@@ -72,7 +72,7 @@ var errorClasses = []struct {
 	{"response_too_large", is(ErrResponseTooLarge)},
 	{"certificate", has[*tls.CertificateVerificationError]},
 	{"dns", has[*net.DNSError]},
-	{"timeout", func(err error) bool { return isTimeout(err) }},
+	{"timeout", isTimeout},
 	{canceledClass, is(context.Canceled)},
 	{"connect", func(err error) bool {
 		var op *net.OpError

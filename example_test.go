@@ -244,6 +244,25 @@ func ExampleHandler() {
 	// Output: 200 OK crm delivered
 }
 
+func ExampleDispatcher_StatusHandler() {
+	crm := serve(http.StatusCreated)
+	defer crm.Close()
+	d, _ := fanout.New(fanout.Config{Targets: []fanout.Target{{Name: "crm", URL: crm.URL}}})
+	defer d.Close(context.Background())
+	mux := http.NewServeMux()
+	mux.Handle("/debug/fanout", d.StatusHandler())
+
+	_, _ = d.Dispatch(context.Background(), ada)
+	answer := httptest.NewRecorder()
+	mux.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/debug/fanout", nil))
+	var status fanout.Snapshot
+	_ = json.Unmarshal(answer.Body.Bytes(), &status)
+	for _, t := range status.Targets {
+		fmt.Println(t.Target, t.Breaker, t.Delivered)
+	}
+	// Output: crm closed 1
+}
+
 func ExampleDispatcher_SetTargets() {
 	first, second := serve(http.StatusOK), serve(http.StatusOK)
 	defer first.Close()

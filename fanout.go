@@ -217,7 +217,7 @@ func (d *Dispatcher) Close(ctx context.Context) error {
 func (d *Dispatcher) endQueue(ctx context.Context, err error) {
 	if left, ok := lone[*UndeliveredError](err); ok {
 		for _, u := range left.Left {
-			d.telemetry.metrics.count(ctx, d.telemetry.metrics.dropped, 1, label{target: d.labelOf(u.Result.Target)})
+			d.telemetry.metrics.count(ctx, d.telemetry.metrics.dropped, label{target: d.labelOf(u.Result.Target)})
 		}
 	}
 	d.telemetry.metrics.close()

@@ -176,9 +176,9 @@ func (m *metrics) labels(l label) metric.MeasurementOption {
 	return option.(metric.MeasurementOption)
 }
 
-func (m *metrics) count(ctx context.Context, counter metric.Int64Counter, n int, l label) {
+func (m *metrics) count(ctx context.Context, counter metric.Int64Counter, l label) {
 	if counter.Enabled(ctx) {
-		counter.Add(ctx, int64(n), m.labels(l))
+		counter.Add(ctx, 1, m.labels(l))
 	}
 }
 
@@ -193,18 +193,18 @@ func (m *metrics) waited(ctx context.Context, target string, why Wait, d time.Du
 }
 
 func (m *metrics) refusedRetry(ctx context.Context, target string) {
-	m.count(ctx, m.refusedRetries, 1, label{target: target})
+	m.count(ctx, m.refusedRetries, label{target: target})
 }
 
 func (m *metrics) breakerChanged(ctx context.Context, target string, to BreakerState) {
-	m.count(ctx, m.transitions, 1, label{target: target, state: string(to)})
+	m.count(ctx, m.transitions, label{target: target, state: string(to)})
 }
 
 func (m *metrics) attempted(ctx context.Context, dl *delivery, a *Attempt) {
 	l := label{target: dl.target.label}
-	m.count(ctx, m.attempts, 1, l)
+	m.count(ctx, m.attempts, l)
 	if len(dl.attempts) > 1 {
-		m.count(ctx, m.retries, 1, l)
+		m.count(ctx, m.retries, l)
 	}
 	if e := dl.target.endpoint; e != nil && m.requestDuration.Enabled(ctx) {
 		m.requestDuration.Record(ctx, a.Duration.Seconds(), metric.WithAttributeSet(attribute.NewSet(dl.requestAttributes(a)...)))
@@ -236,27 +236,27 @@ func (m *metrics) delivered(ctx context.Context, dl *delivery) {
 	l := label{target: dl.target.label, outcome: dl.outcome.String()}
 	m.time(ctx, m.deliveryDuration, dl.duration, l)
 	l.class = ErrorClass(dl.err)
-	m.count(ctx, m.deliveries, 1, l)
+	m.count(ctx, m.deliveries, l)
 }
 
 func (m *metrics) submittedTo(ctx context.Context, s *Submission, err error) {
 	switch {
 	case errors.Is(err, ErrFull):
-		m.count(ctx, m.refused, 1, label{})
+		m.count(ctx, m.refused, label{})
 	case err == nil && m.submitted.Enabled(ctx):
 		for _, t := range s.targets {
-			m.count(ctx, m.submitted, 1, label{target: t.label})
+			m.count(ctx, m.submitted, label{target: t.label})
 		}
 	}
 }
 
 func (m *metrics) finished(ctx context.Context, target string, r Result, closing bool) {
 	l := label{target: target}
-	m.count(ctx, m.done, 1, l)
+	m.count(ctx, m.done, l)
 	if closing {
-		m.count(ctx, m.drained, 1, l)
+		m.count(ctx, m.drained, l)
 	}
 	if r.Outcome != Delivered {
-		m.count(ctx, m.deadLetters, 1, l)
+		m.count(ctx, m.deadLetters, l)
 	}
 }

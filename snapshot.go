@@ -32,7 +32,7 @@ type TargetSnapshot struct {
 	Unknown   uint64 `json:"unknown"`
 	Rejected  uint64 `json:"rejected"`
 
-	LastError   string    `json:"last_error,omitempty"` // its [ErrorClass]
+	LastError   string    `json:"last_error,omitempty"` // its [ErrorClass]; not that the breaker was open
 	LastErrorAt time.Time `json:"last_error_at,omitzero"`
 }
 
@@ -109,7 +109,8 @@ func (t *tally) attempted(again bool) {
 
 func (t *tally) ended(outcome Outcome, err error) {
 	t.outcomes[outcome].Add(1)
-	if err != nil {
-		t.lastError.Store(&lastError{ErrorClass(err), time.Now()})
+	class := ErrorClass(err)
+	if err != nil && class != ErrorClass(ErrBreakerOpen) { // which would hide why it opened
+		t.lastError.Store(&lastError{class, time.Now()})
 	}
 }

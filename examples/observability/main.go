@@ -1,0 +1,117 @@
+// Observability is a service that takes sign-ups and dispatches each to three
+// APIs, seen through OpenTelemetry: metrics for Prometheus to scrape, metrics and
+// traces by OTLP, a log, and a live page of its targets.
+//
+//	go run ./examples/observability
+//
+// starts it with fakes of the three APIs, not all of them well, and signs up a few
+// times a second, so that there is something to see:
+//
+//	http://127.0.0.1:8080/debug/fanout   the targets, live
+//	http://127.0.0.1:8080/metrics        for Prometheus
+//
+// Traces and metrics go to a collector if OTEL_EXPORTER_OTLP_ENDPOINT names one;
+// all variables of OpenTelemetry's specification apply. Beside this file are a
+// Prometheus configuration with alert rules, and a Grafana dashboard.
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/fanout-go/fanout"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait for the first
+	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
+		fmt.Fprintln(os.Stderr, "observability:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	flags := flag.NewFlagSet("observability", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	addr := flags.String("addr", "127.0.0.1:8080", "listen on `HOST:PORT`")
+	traffic := flags.Float64("traffic", 5, "sign up `N` times a second; 0 leaves that to you")
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", *addr)
+	if err != nil {
+		return err
+	}
+	url := "http://" + listener.Addr().String()
+	fmt.Fprintf(stdout, "targets  %[1]s/debug/fanout\nmetrics  %[1]s/metrics\nsign up  curl -H 'Content-Type: application/json' -d '{\"email\":\"ada@example.com\"}' %[1]s/signup\n", url)
+
+	fakes := startFakes()
+	defer fakes.close()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return serve(ctx, listener, fakes.targets(), stderr) })
+	group.Go(func() error { signUp(ctx, url+"/signup", *traffic); return nil })
+	return group.Wait()
+}
+
+// serve answers requests until ctx ends, then drains, and last of all flushes what
+// was measured.
+func serve(ctx context.Context, listener net.Listener, targets []fanout.Target, logTo io.Writer) (err error) {
+	telemetry, err := newTelemetry(ctx)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	handler, dispatcher, err := newService(targets, telemetry, slog.NewTextHandler(logTo, nil)) //nolint:contextcheck // it outlives any call
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
+	stopped := make(chan error, 1)
+	context.AfterFunc(ctx, func() {
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
+		defer cancel()
+		stopped <- errors.Join(server.Shutdown(grace), dispatcher.Close(grace), telemetry.shutdown(grace))
+	})
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return <-stopped
+}
+
+func signUp(ctx context.Context, url string, perSecond float64) {
+	if perSecond <= 0 {
+		return
+	}
+	ticker := time.NewTicker(time.Duration(float64(time.Second) / perSecond))
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewBufferString(`{"email":"ada@example.com"}`))
+		if err != nil {
+			return
+		}
+		request.Header.Set("Content-Type", "application/json")
+		if answer, err := http.DefaultClient.Do(request); err == nil {
+			_ = answer.Body.Close()
+		}
+	}
+}

@@ -1,0 +1,34 @@
+package main
+
+import (
+	"log/slog"
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+
+	"github.com/fanout-go/fanout"
+)
+
+// newService is what a service of your own would have: a dispatcher that is told
+// where to send what it sees, a handler, and two more for operators.
+func newService(targets []fanout.Target, t *telemetry, log slog.Handler) (http.Handler, *fanout.Dispatcher, error) {
+	dispatcher, err := fanout.New(fanout.Config{
+		Targets:        targets,
+		Logger:         slog.New(fanout.NewCorrelationHandler(log)),
+		TracerProvider: t.traces,
+		MeterProvider:  t.metrics,
+		Propagator:     t.propagator,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	mux := http.NewServeMux()
+	signUp := &fanout.Handler{Dispatcher: dispatcher}
+	mux.Handle("POST /signup", otelhttp.NewHandler(signUp, "sign up",
+		otelhttp.WithTracerProvider(t.traces), otelhttp.WithMeterProvider(t.metrics), otelhttp.WithPropagators(t.propagator)))
+	// The next two are for operators: in production, serve them on a port of their own.
+	mux.Handle("GET /metrics", promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{}))
+	mux.Handle("GET /debug/fanout", dispatcher.StatusHandler())
+	return mux, dispatcher, nil
+}
