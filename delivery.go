@@ -11,14 +11,14 @@ import (
 
 // delivery is one payload on its way to one target.
 type delivery struct {
-	target     *target
-	gates      *gates
-	caller     context.Context // as given to Dispatch: its end is the caller's doing
-	clock      *clock
-	payloadKey string
-	request    Request // as the latest attempt sends it
-	id         string  // of the first request, and but for its end of all
-	first      *exchange
+	dispatch *dispatch
+	target   *target
+	gates    *gates
+	caller   context.Context // its end is the caller's doing
+	clock    *clock
+	request  Request // as the latest attempt sends it
+	id       string  // of the first request, and but for its end of all
+	first    *exchange
 
 	attempts  []Attempt
 	verdict   verdict   // on the latest attempt
@@ -33,8 +33,7 @@ type delivery struct {
 	err       error
 	duration  time.Duration
 	position  int32 // an int would make a result more than 128 bytes, which maps keep apart
-	telemetry *telemetry
-	traced    tracing
+	kind      AttemptKind
 	spans     *deliverySpans // nil if untraced
 }
 
@@ -149,7 +148,7 @@ func (dl *delivery) send(ctx context.Context, now time.Time) error {
 		return err
 	}
 
-	dl.attempts = append(dl.attempts, Attempt{RequestID: dl.request.RequestID, Start: now})
+	dl.attempts = append(dl.attempts, Attempt{RequestID: dl.request.RequestID, Start: now, Kind: dl.kind})
 	dl.sending, dl.paid = true, false
 	dl.gates.tally.inFlight.Add(1)
 	response, err := t.send(ctx, x)
@@ -251,7 +250,7 @@ func (dl *delivery) result() Result {
 	return Result{
 		Target: dl.target.Name, Outcome: dl.outcome, Optional: dl.target.Optional, position: dl.position,
 		Response: dl.response, Err: dl.err, Attempts: dl.attempts, Duration: dl.duration,
-		DispatchID: dl.request.DispatchID, IdempotencyKey: dl.request.IdempotencyKey, PayloadKey: dl.payloadKey,
+		DispatchID: dl.request.DispatchID, IdempotencyKey: dl.request.IdempotencyKey, PayloadKey: dl.dispatch.s.payloadKey(),
 	}
 }
 

@@ -29,11 +29,14 @@ func ToTargets(targets ...Target) Option { return Option{targets: targets} }
 
 // dispatch is one payload to a set of targets.
 type dispatch struct {
+	d          *Dispatcher
+	s          *Submission
 	ctx        context.Context // the caller's, with the correlation ID
 	deliveries []delivery
 	clocks     *clock // a list
 	crew       crew
 	span       trace.Span // nil if there is none
+	traced     tracing
 }
 
 // plan checks all there is to check, so that nothing is sent if anything is wrong.
@@ -119,30 +122,21 @@ func duplicates(targets []*target) error {
 }
 
 func (d *Dispatcher) newDispatch(ctx context.Context, targets []*target, s *Submission) *dispatch {
-	p := &dispatch{deliveries: make([]delivery, len(targets))}
-	traced := tracedApart
-	inner := ctx
-	if s.Submitted.IsZero() {
-		traced = untraced
-		if inner, p.span = d.telemetry.tracer.startDispatch(ctx, s); p.span != nil {
-			traced = tracedWithin
-		}
-	}
+	p := &dispatch{d: d, s: s, ctx: ctx, deliveries: make([]delivery, len(targets))}
+	p.startTrace()
 	if CorrelationID(ctx) != s.CorrelationID {
-		inner = WithCorrelationID(inner, s.CorrelationID)
+		p.ctx = WithCorrelationID(p.ctx, s.CorrelationID)
 	}
-	p.ctx = inner
 	exchanges, attempts, answers := make([]exchange, len(targets)), make([]Attempt, len(targets)), make([]Response, len(targets))
 	ids := requestIDs(s.DispatchID, targets)
 	for i, t := range targets {
 		length := len(s.DispatchID) + len(t.keySuffix) + len(firstAttempt)
 		dl := &p.deliveries[i]
-		dl.caller, dl.target, dl.gates, dl.clock = ctx, t, d.gatesOf(t), p.clock(&t.policy)
+		dl.dispatch, dl.caller, dl.target, dl.gates, dl.clock = p, ctx, t, d.gatesOf(t), p.clock(&t.policy)
 		dl.attempts, dl.first = attempts[i:i:i+1], &exchanges[i]
 		dl.first.answer = &answers[i]
 		dl.id, ids = ids[:length], ids[length:]
-		dl.payloadKey, dl.position = s.payloadKey(), int32(i)
-		dl.telemetry, dl.traced = d.telemetry, traced
+		dl.position = int32(i) //nolint:gosec // no dispatch has that many targets
 		dl.request = s.request(t, strings.TrimSuffix(dl.id, firstAttempt))
 	}
 	return p

@@ -25,9 +25,25 @@ const (
 	// Rejected means that nothing was sent, because of bad input, an open circuit, a full
 	// bulkhead, a rate limit, a closed dispatcher or a context that had ended.
 	Rejected
+	// Degraded means that the target was not delivered to, but one of its
+	// [Target.Fallback] was. It is a success: [Results.Err] leaves it out.
+	Degraded
+	// Skipped means that nothing was sent, because a target that this one comes
+	// after did not succeed, or the saga had failed.
+	Skipped
+	// Compensated means that the saga failed, and what this target did, or may have
+	// done, was undone.
+	Compensated
+	// CompensationFailed means that it was to be undone, and was not, or nobody
+	// knows: somebody has to look at it.
+	CompensationFailed
 )
 
-var outcomeNames = [...]string{Delivered: "delivered", Failed: "failed", Unknown: "unknown", Rejected: "rejected"}
+var outcomeNames = [...]string{Delivered: "delivered", Failed: "failed", Unknown: "unknown", Rejected: "rejected",
+	Degraded: "degraded", Skipped: "skipped", Compensated: "compensated", CompensationFailed: "compensation_failed"}
+
+// succeeded reports whether what comes after it may begin.
+func (o Outcome) succeeded() bool { return o == Delivered || o == Degraded }
 
 // String returns the outcome in lower case.
 func (o Outcome) String() string {
@@ -64,9 +80,11 @@ type Result struct {
 	// Response is the last answer seen, nil if there was none. Its body is nil
 	// if it could not be read whole.
 	Response *Response
-	// Err is nil if Outcome is Delivered, and a [*TargetError] otherwise.
+	// Err is nil if Outcome is Delivered, and a [*TargetError] otherwise. If it is
+	// Degraded, Err says why the fallback was needed.
 	Err error
-	// Attempts are all tries on the wire, the first one first.
+	// Attempts are all tries on the wire, the first one first, those of fallbacks
+	// and of the compensation included.
 	Attempts []Attempt
 	// Duration is the whole delivery's, waits included.
 	Duration       time.Duration
@@ -84,6 +102,26 @@ type Attempt struct {
 	Duration   time.Duration // from when it was built and signed to the answer's last byte
 	StatusCode int           // zero if no answer was seen
 	Err        error         // nil if the attempt delivered
+	Kind       AttemptKind
+}
+
+// AttemptKind says what an attempt was made for. The zero value is an ordinary one.
+type AttemptKind uint8
+
+// What attempts are made for, if they are not ordinary.
+const (
+	HedgeAttempt        AttemptKind = iota + 1 // beside one that was slow
+	FallbackAttempt                            // instead, see [Target.Fallback]
+	CompensationAttempt                        // to undo, see [Target.Compensate]
+)
+
+// String returns "", "hedge", "fallback" or "compensation".
+func (k AttemptKind) String() string {
+	names := [...]string{"", "hedge", "fallback", "compensation"}
+	if int(k) >= len(names) {
+		return fmt.Sprintf("AttemptKind(%d)", uint8(k))
+	}
+	return names[k]
 }
 
 // Response is a target's answer, read whole and closed.
@@ -100,7 +138,7 @@ type Response struct {
 func (r Results) Err() error {
 	var failed []Result
 	for _, res := range r {
-		if res.Err != nil && !res.Optional {
+		if res.Err != nil && !res.Optional && res.Outcome != Degraded {
 			failed = append(failed, res)
 		}
 	}
@@ -145,7 +183,7 @@ func (r Result) targetError() *TargetError {
 func Decode[T any](r Result) (T, error) {
 	var v T
 	switch {
-	case r.Err != nil:
+	case r.Err != nil && r.Outcome != Degraded:
 		return v, r.Err
 	case r.Outcome == 0:
 		return v, fmt.Errorf("fanout: no such target in the results")

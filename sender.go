@@ -47,6 +47,10 @@ type Request struct {
 	// may be replaced by a Prepare, and must not be written to.
 	ContentType string
 	Body        []byte
+
+	// Earlier has the results of the targets in [Target.After] and, for a
+	// compensation, that of the target to undo. They must not be changed.
+	Earlier Results
 }
 
 // Authenticator adds credentials to an HTTP request. It is called for every

@@ -40,6 +40,8 @@ func newTelemetry(config *Config) *telemetry {
 // deliverySpans is nil if the dispatch is not traced.
 type deliverySpans struct{ delivery, attempt trace.Span }
 
+func (dl *delivery) telemetry() *telemetry { return dl.dispatch.d.telemetry }
+
 // within puts the delivery's span into a context of its clock.
 func (dl *delivery) within(ctx context.Context) context.Context {
 	if dl.spans == nil {
@@ -49,8 +51,8 @@ func (dl *delivery) within(ctx context.Context) context.Context {
 }
 
 func (dl *delivery) tellStart() {
-	if dl.traced != untraced {
-		dl.spans = dl.telemetry.tracer.startDelivery(dl)
+	if dl.dispatch.traced != untraced {
+		dl.spans = dl.telemetry().tracer.startDelivery(dl)
 	}
 }
 
@@ -60,19 +62,19 @@ func (dl *delivery) tellWait(why Wait, since time.Time) {
 	if dl.spans != nil {
 		tellSpanOfWait(dl.spans.delivery, why, waited)
 	}
-	dl.telemetry.metrics.waited(ctx, dl.target.label, why, waited)
-	if hook := dl.telemetry.hooks.Waited; hook != nil {
-		dl.telemetry.contain(ctx, "Waited", func() { hook(ctx, dl.target.Name, why, waited) })
+	dl.telemetry().metrics.waited(ctx, dl.target.label, why, waited)
+	if hook := dl.telemetry().hooks.Waited; hook != nil {
+		dl.telemetry().contain(ctx, "Waited", func() { hook(ctx, dl.target.Name, why, waited) })
 	}
 }
 
 // tellAttempt returns the context that the attempt is made with.
 func (dl *delivery) tellAttempt(ctx context.Context) context.Context {
 	if dl.spans != nil {
-		ctx = dl.telemetry.tracer.startAttempt(dl.within(ctx), dl)
+		ctx = dl.telemetry().tracer.startAttempt(dl.within(ctx), dl)
 	}
-	if hook := dl.telemetry.hooks.AttemptStart; hook != nil {
-		dl.telemetry.contain(ctx, "AttemptStart", func() { hook(ctx, dl.request) })
+	if hook := dl.telemetry().hooks.AttemptStart; hook != nil {
+		dl.telemetry().contain(ctx, "AttemptStart", func() { hook(ctx, dl.request) })
 	}
 	return ctx
 }
@@ -84,25 +86,25 @@ func (dl *delivery) tellSent(a *Attempt) {
 	if dl.spans != nil {
 		dl.endAttemptSpan(a)
 	}
-	dl.telemetry.metrics.attempted(ctx, dl, a)
-	dl.telemetry.logAttempt(ctx, dl, a)
-	if hook := dl.telemetry.hooks.AttemptDone; hook != nil {
-		dl.telemetry.contain(ctx, "AttemptDone", func() { hook(ctx, dl.request, *a) })
+	dl.telemetry().metrics.attempted(ctx, dl, a)
+	dl.telemetry().logAttempt(ctx, dl, a)
+	if hook := dl.telemetry().hooks.AttemptDone; hook != nil {
+		dl.telemetry().contain(ctx, "AttemptDone", func() { hook(ctx, dl.request, *a) })
 	}
 }
 
 func (dl *delivery) tellRefusedRetry() {
-	dl.telemetry.metrics.refusedRetry(dl.clock.ctx, dl.target.label)
+	dl.telemetry().metrics.refusedRetry(dl.clock.ctx, dl.target.label)
 }
 
 // tellBreaker passes on how the breaker moved, outside its lock.
 func (dl *delivery) tellBreaker() {
 	for _, c := range dl.gates.breaker.takeChanges() {
 		ctx := dl.within(dl.clock.ctx)
-		dl.telemetry.metrics.breakerChanged(ctx, dl.target.label, c.to)
-		dl.telemetry.logBreaker(ctx, dl.target.Name, c)
-		if hook := dl.telemetry.hooks.BreakerChanged; hook != nil {
-			dl.telemetry.contain(ctx, "BreakerChanged", func() { hook(ctx, dl.target.Name, c.from, c.to) })
+		dl.telemetry().metrics.breakerChanged(ctx, dl.target.label, c.to)
+		dl.telemetry().logBreaker(ctx, dl.target.Name, c)
+		if hook := dl.telemetry().hooks.BreakerChanged; hook != nil {
+			dl.telemetry().contain(ctx, "BreakerChanged", func() { hook(ctx, dl.target.Name, c.from, c.to) })
 		}
 	}
 }
@@ -113,9 +115,9 @@ func (dl *delivery) tellEnd() {
 	if dl.spans != nil {
 		dl.endDeliverySpan()
 	}
-	dl.telemetry.metrics.delivered(ctx, dl)
-	if hook := dl.telemetry.hooks.DeliveryDone; hook != nil {
-		dl.telemetry.contain(ctx, "DeliveryDone", func() { hook(ctx, dl.result()) })
+	dl.telemetry().metrics.delivered(ctx, dl)
+	if hook := dl.telemetry().hooks.DeliveryDone; hook != nil {
+		dl.telemetry().contain(ctx, "DeliveryDone", func() { hook(ctx, dl.result()) })
 	}
 }
 

@@ -47,12 +47,18 @@ func (t tracer) start(ctx context.Context, name string, options ...trace.SpanSta
 	return inner, span
 }
 
-func (t tracer) startDispatch(ctx context.Context, s *Submission) (context.Context, trace.Span) {
-	ctx, span := t.start(ctx, "fanout.dispatch")
-	if span != nil {
-		span.SetAttributes(dispatchIDKey.String(s.DispatchID), correlationIDKey.String(s.CorrelationID), attribute.Int("fanout.targets", len(s.targets)))
+// startTrace begins the dispatch's span, unless it was submitted: then the span of
+// its request has ended.
+func (p *dispatch) startTrace() {
+	if !p.s.Submitted.IsZero() {
+		p.traced = tracedApart
+		return
 	}
-	return ctx, span
+	p.ctx, p.span = p.d.telemetry.tracer.start(p.ctx, "fanout.dispatch")
+	if p.span != nil {
+		p.traced = tracedWithin
+		p.span.SetAttributes(dispatchIDKey.String(p.s.DispatchID), correlationIDKey.String(p.s.CorrelationID), attribute.Int("fanout.targets", len(p.s.targets)))
+	}
 }
 
 func endDispatchSpan(span trace.Span, results Results) {
@@ -80,7 +86,7 @@ var apart = []trace.SpanStartOption{trace.WithNewRoot()}
 func (t tracer) startDelivery(dl *delivery) *deliverySpans {
 	name := "deliver " + dl.target.label
 	attributes := []attribute.KeyValue{targetKey.String(dl.target.Name), dispatchIDKey.String(dl.request.DispatchID), correlationIDKey.String(dl.request.CorrelationID)}
-	if dl.traced == tracedWithin {
+	if dl.dispatch.traced == tracedWithin {
 		_, span := t.Start(dl.clock.ctx, name, trace.WithAttributes(attributes...))
 		return &deliverySpans{delivery: span}
 	}
