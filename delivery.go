@@ -34,12 +34,30 @@ type delivery struct {
 	duration  time.Duration
 	position  int32 // an int would make a result more than 128 bytes, which maps keep apart
 	kind      AttemptKind
+	ahead     int            // attempts that this one does not know, of which it is the hedge
 	spans     *deliverySpans // nil if untraced
 }
 
-// run carries the delivery to its result. What happens to a call is deliver,
+// run carries the delivery to its result. What happens to a call is make, deliver,
 // attempt and send, read from top to bottom.
 func (dl *delivery) run() {
+	defer dl.ended()
+	dl.tellStart()
+	dl.make()
+	if dl.target.fallbacks != nil {
+		dl.fallBack()
+	}
+}
+
+func (dl *delivery) ended() {
+	dl.tellEnd()
+	if dl.dispatch.ended != nil && dl.kind == 0 {
+		dl.dispatch.ended <- dl
+	}
+}
+
+// make makes the delivery, whatever user code does.
+func (dl *delivery) make() {
 	reason := ErrGoexit // unless deliver returns or panics
 	defer func() {
 		if p := recover(); p != nil {
@@ -47,7 +65,6 @@ func (dl *delivery) run() {
 		}
 		dl.finish(reason)
 	}()
-	dl.tellStart()
 	reason = dl.deliver()
 }
 
@@ -58,7 +75,7 @@ func (dl *delivery) deliver() error {
 		return err
 	}
 	for {
-		if err := dl.attempt(); err != nil {
+		if err := dl.attemptOrHedge(); err != nil {
 			return err
 		}
 		if dl.verdict.reach == delivered {
@@ -166,7 +183,7 @@ func (dl *delivery) send(ctx context.Context, now time.Time) error {
 
 // nextExchange numbers the coming attempt.
 func (dl *delivery) nextExchange() *exchange {
-	dl.request.Attempt = len(dl.attempts) + 1
+	dl.request.Attempt = len(dl.attempts) + 1 + dl.ahead
 	if dl.request.Attempt == 1 {
 		dl.request.RequestID = dl.id
 		return dl.first
@@ -182,7 +199,7 @@ func (dl *delivery) cutShortBy(attempt context.Context) {
 	v := &dl.verdict
 	switch {
 	case attempt.Err() == nil, v.reach == delivered, v.reach == refused:
-	case dl.caller.Err() != nil:
+	case dl.caller.Err() != nil, errors.Is(context.Cause(attempt), errOutrun):
 		v.retry, v.vote = false, noVote
 	case dl.clock.total().Err() == nil && !errors.Is(v.err, ErrAttemptTimeout):
 		v.err = fmt.Errorf("%w: %w", ErrAttemptTimeout, v.err)
@@ -197,6 +214,9 @@ func (dl *delivery) settle() {
 	dl.effect = dl.effect || dl.verdict.reach == unanswered
 	dl.sending = false
 	dl.gates.tally.inFlight.Add(-1)
+	if dl.verdict.reach == delivered {
+		dl.gates.hedging.took(a.Duration)
+	}
 	dl.tellSent(a)
 }
 
@@ -226,13 +246,21 @@ func (dl *delivery) nextWait() (time.Duration, error) {
 	return wait, nil
 }
 
-// finish says what became of the delivery. A reason that comes while an attempt
-// is out is a panic or Goexit of user code, and then it may have taken effect.
+// abandon ends an attempt that is out though its code has ended: by a panic or
+// Goexit of user code, and then it may have taken effect.
+func (dl *delivery) abandon(reason error) bool {
+	if !dl.sending {
+		return false
+	}
+	dl.verdict = verdict{reach: unanswered, err: reason}
+	dl.settle()
+	return true
+}
+
+// finish says what became of the delivery.
 func (dl *delivery) finish(reason error) {
-	if dl.sending {
-		dl.verdict = verdict{reach: unanswered, err: reason}
+	if dl.abandon(reason) {
 		reason = ErrNotRetried
-		dl.settle()
 	}
 	if dl.paid {
 		dl.gates.budget.giveBack()
@@ -243,7 +271,6 @@ func (dl *delivery) finish(reason error) {
 		dl.outcome = dl.failure()
 		dl.err = &TargetError{Target: dl.target.Name, Outcome: dl.outcome, Attempts: len(dl.attempts), Reason: reason, Err: dl.verdict.err}
 	}
-	dl.tellEnd()
 }
 
 func (dl *delivery) result() Result {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"strings"
 
 	"go.opentelemetry.io/otel/trace"
@@ -14,6 +15,7 @@ import (
 type Option struct {
 	names   []string
 	targets []Target
+	enough  *enough // nil in an option that selects targets
 }
 
 // To names configured targets to dispatch to, instead of all of them. Several
@@ -37,6 +39,8 @@ type dispatch struct {
 	crew       crew
 	span       trace.Span // nil if there is none
 	traced     tracing
+	graph      *graph         // nil if no target depends on another
+	ended      chan *delivery // nil if nobody waits for single ones
 }
 
 // plan checks all there is to check, so that nothing is sent if anything is wrong.
@@ -52,7 +56,10 @@ func (d *Dispatcher) plan(ctx context.Context, payload any, options []Option) (*
 	if err != nil {
 		return nil, err
 	}
-	s.DispatchID, s.Targets, s.targets = newID(), chosen.names, chosen.targets
+	s.DispatchID, s.Targets, s.targets, s.graph = newID(), chosen.names, chosen.targets, chosen.graph
+	if s.enough, err = enoughOf(options, chosen); err != nil {
+		return nil, err
+	}
 	s.CorrelationID = cmp.Or(s.CorrelationID, CorrelationID(ctx), s.DispatchID)
 	return s, nil
 }
@@ -73,16 +80,26 @@ func (d *Dispatcher) gatesOf(t *target) *gates {
 // choose resolves the options to targets.
 func (d *Dispatcher) choose(options []Option) (*selection, error) {
 	chosen := d.registry.everything()
-	if len(options) > 0 {
+	if selecting := selecting(options); len(selecting) > 0 {
 		var err error
-		if chosen, err = d.chooseSome(options); err != nil {
+		if chosen, err = d.chooseSome(selecting); err != nil {
 			return nil, err
 		}
+	}
+	if chosen.err != nil {
+		return nil, chosen.err
 	}
 	if len(chosen.targets) == 0 {
 		return nil, invalid("Targets", "none to dispatch to")
 	}
 	return chosen, nil
+}
+
+func selecting(options []Option) []Option {
+	if !slices.ContainsFunc(options, func(o Option) bool { return o.enough != nil }) {
+		return options
+	}
+	return slices.DeleteFunc(slices.Clone(options), func(o Option) bool { return o.enough != nil })
 }
 
 func (d *Dispatcher) chooseSome(options []Option) (*selection, error) {
@@ -107,22 +124,29 @@ func (d *Dispatcher) chooseSome(options []Option) (*selection, error) {
 	for _, t := range chosen.targets {
 		chosen.names = append(chosen.names, t.Name)
 	}
-	return &chosen, join(append(errs, duplicates(chosen.targets))...)
+	if err := join(append(errs, duplicates(chosen.targets))...); err != nil {
+		return nil, err
+	}
+	var err error
+	chosen.graph, err = newGraph(chosen.targets)
+	return &chosen, err
 }
 
 func duplicates(targets []*target) error {
 	seen := make(map[string]bool, len(targets))
 	for _, t := range targets {
-		if seen[t.Name] {
-			return &InvalidError{Target: t.Name, Field: "Name", Err: errors.New("given twice")}
+		for _, one := range append(t.others(), t) {
+			if seen[one.Name] {
+				return &InvalidError{Target: one.Name, Field: "Name", Err: errors.New("given twice")}
+			}
+			seen[one.Name] = true
 		}
-		seen[t.Name] = true
 	}
 	return nil
 }
 
-func (d *Dispatcher) newDispatch(ctx context.Context, targets []*target, s *Submission) *dispatch {
-	p := &dispatch{d: d, s: s, ctx: ctx, deliveries: make([]delivery, len(targets))}
+func (d *Dispatcher) newDispatch(ctx context.Context, targets []*target, s *Submission, g *graph) *dispatch {
+	p := &dispatch{d: d, s: s, ctx: ctx, graph: g, deliveries: make([]delivery, len(targets))}
 	p.startTrace()
 	if CorrelationID(ctx) != s.CorrelationID {
 		p.ctx = WithCorrelationID(p.ctx, s.CorrelationID)
@@ -132,11 +156,11 @@ func (d *Dispatcher) newDispatch(ctx context.Context, targets []*target, s *Subm
 	for i, t := range targets {
 		length := len(s.DispatchID) + len(t.keySuffix) + len(firstAttempt)
 		dl := &p.deliveries[i]
-		dl.dispatch, dl.caller, dl.target, dl.gates, dl.clock = p, ctx, t, d.gatesOf(t), p.clock(&t.policy)
+		dl.dispatch, dl.caller, dl.target, dl.gates, dl.clock = p, ctx, t, d.gatesOf(t), p.clockFor(i, t)
 		dl.attempts, dl.first = attempts[i:i:i+1], &exchanges[i]
 		dl.first.answer = &answers[i]
 		dl.id, ids = ids[:length], ids[length:]
-		dl.position = int32(i) //nolint:gosec // no dispatch has that many targets
+		dl.position = int32(i)
 		dl.request = s.request(t, strings.TrimSuffix(dl.id, firstAttempt))
 	}
 	return p
@@ -181,6 +205,14 @@ func (s *Submission) request(t *target, deliveryID string) Request {
 	return r
 }
 
+// clockFor leaves it to those that come after others to start their own.
+func (p *dispatch) clockFor(i int, t *target) *clock {
+	if p.graph != nil && len(p.graph.after[i]) > 0 {
+		return nil
+	}
+	return p.clock(&t.policy)
+}
+
 func (p *dispatch) clock(policy *Policy) *clock {
 	for c := p.clocks; c != nil; c = c.next {
 		if c.fits(policy) {
@@ -195,12 +227,16 @@ func (p *dispatch) clock(policy *Policy) *clock {
 // run makes all deliveries at once and waits for them.
 func (p *dispatch) run() Results {
 	defer p.release()
-	p.crew.run(p.deliveries)
+	if p.graph == nil {
+		p.crew.run(p.deliveries)
+	} else {
+		p.runChain(p.graph)
+	}
 	results := make(Results, len(p.deliveries))
 	for i := range p.deliveries {
 		results[p.deliveries[i].target.Name] = p.deliveries[i].result()
 	}
-	endDispatchSpan(p.span, results)
+	p.endTrace(results)
 	return results
 }
 
@@ -220,7 +256,7 @@ func (d *Dispatcher) refuse(options []Option, reason error) Results {
 		results[name] = Result{Target: name, Outcome: Rejected, Optional: optional, position: int32(len(results)), //nolint:gosec // no dispatch has that many targets
 			Err: &TargetError{Target: name, Outcome: Rejected, Reason: reason}}
 	}
-	if len(options) == 0 {
+	if len(selecting(options)) == 0 {
 		for _, t := range d.registry.everything().targets {
 			reject(t.Name, t.Optional)
 		}

@@ -15,7 +15,7 @@ import (
 //
 //	timeout, canceled, dns, connect, certificate, connection, response_too_large,
 //	panic, goexit, breaker_open, bulkhead_full, rate_limited, queue_full, closed,
-//	auth, invalid
+//	auth, invalid, skipped, compensated
 //
 // and "_OTHER" for the rest; it is empty for nil. Of a [*TargetError] it names what
 // the last attempt met, if there was one.
@@ -68,6 +68,8 @@ var errorClasses = []struct {
 	{"queue_full", is(ErrFull)},
 	{"auth", is(ErrAuth)},
 	{"invalid", is(ErrInvalid)},
+	{"skipped", is(ErrSkipped)},
+	{"compensated", is(ErrCompensated)},
 	{"closed", is(ErrClosed)},
 	{"response_too_large", is(ErrResponseTooLarge)},
 	{"certificate", has[*tls.CertificateVerificationError]},

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -50,6 +51,19 @@ var (
 	ErrClosed = errors.New("dispatcher closed")
 	// ErrAuth: the target's [Authenticator] failed. Nothing was sent.
 	ErrAuth = errors.New("authentication failed")
+	// ErrNotNeeded: by [Enough], others had succeeded. It may have been sent: the
+	// outcome tells.
+	ErrNotNeeded = errors.New("not needed any more")
+	// ErrUnderWay: by [EnoughLeaveRest], others had succeeded, and this goes on.
+	ErrUnderWay = errors.New("still under way")
+	// ErrSkipped: a target that this one comes after did not succeed, or the saga
+	// had failed. Nothing was sent.
+	ErrSkipped = errors.New("skipped")
+	// ErrCompensated: what the target did was undone, because the saga failed.
+	ErrCompensated = errors.New("compensated")
+	// ErrCompensationFailed: what the target did, or may have done, was to be undone,
+	// and was not, or nobody knows.
+	ErrCompensationFailed = errors.New("compensation failed")
 	// ErrInvalid: the configuration, a target or the payload cannot be used.
 	// The [InvalidError] says which field.
 	ErrInvalid = errors.New("invalid")
@@ -171,6 +185,7 @@ type TargetError struct {
 	Attempts int   // attempts made
 	Reason   error // why no further attempt was made; never nil
 	Err      error // what the last attempt met; nil if there was none
+	Fallback error // why the last fallback failed too; nil if there was none, or it did not
 }
 
 // Error reads like "crm: given up after 3 attempts: 503 Service Unavailable".
@@ -191,18 +206,23 @@ func (e *TargetError) Error() string {
 	if e.Err != nil && !strings.HasSuffix(reason, e.Err.Error()) {
 		fmt.Fprintf(&b, ": %v", e.Err)
 	}
-	if e.Outcome == Unknown {
-		b.WriteString("; it may have taken effect")
+	if e.Fallback != nil {
+		fmt.Fprintf(&b, "; fallback: %v", e.Fallback)
+	}
+	switch {
+	case e.Outcome == Unknown && !strings.HasSuffix(b.String(), effectUnknown):
+		b.WriteString(effectUnknown)
+	case e.Outcome == Degraded:
+		b.WriteString("; a fallback answered")
 	}
 	return b.String()
 }
 
-// Unwrap returns Reason and, if there was an attempt, Err.
+const effectUnknown = "; it may have taken effect"
+
+// Unwrap returns Reason and, if they are not nil, Err and Fallback.
 func (e *TargetError) Unwrap() []error {
-	if e.Err == nil {
-		return []error{e.Reason}
-	}
-	return []error{e.Reason, e.Err}
+	return slices.DeleteFunc([]error{e.Reason, e.Err, e.Fallback}, func(err error) bool { return err == nil })
 }
 
 // DispatchError joins the failures of a dispatch's required targets.

@@ -140,9 +140,13 @@ func (d *Dispatcher) Dispatch(ctx context.Context, payload any, options ...Optio
 	if err != nil {
 		return d.refuse(options, err), err
 	}
-	results := d.newDispatch(ctx, s.targets, s).run()
-	d.telemetry.logDispatch(ctx, s, results)
-	return results, results.Err()
+	results := d.runPlan(ctx, s)
+	err = s.err(results)
+	d.telemetry.logDispatch(ctx, s, results, err)
+	if s.graph != nil {
+		d.reportUndone(ctx, s, results)
+	}
+	return results, err
 }
 
 // BreakerState returns the state of a target's circuit breaker, and whether
@@ -154,6 +158,13 @@ func (d *Dispatcher) BreakerState(name string) (BreakerState, bool) {
 	return d.named.breakerState(name)
 }
 
+func (d *Dispatcher) runPlan(ctx context.Context, s *Submission) Results {
+	if s.enough.successes > 0 {
+		return d.runUntilEnough(ctx, s)
+	}
+	return d.newDispatch(ctx, s.targets, s, s.graph).run()
+}
+
 func (d *Dispatcher) begin() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -162,6 +173,13 @@ func (d *Dispatcher) begin() error {
 	}
 	d.running++
 	return nil
+}
+
+// resume is begin for what is part of a dispatch that has begun.
+func (d *Dispatcher) resume() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.running++
 }
 
 func (d *Dispatcher) end() {

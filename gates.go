@@ -12,6 +12,7 @@ type gates struct {
 	bulkhead  *bulkhead
 	rateLimit *rateLimit
 	budget    *budget
+	hedging   *hedging
 	tally     tally
 
 	keep time.Duration // after the last use
@@ -32,6 +33,7 @@ func newGates(p Policy) *gates {
 		bulkhead:  newBulkhead(p.Bulkhead),
 		rateLimit: newRateLimit(p.RateLimit),
 		budget:    newBudget(p.Retry),
+		hedging:   newHedging(p.Hedge),
 	}
 }
 

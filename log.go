@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 )
 
@@ -15,27 +16,33 @@ type failure struct {
 	Error    string  `json:"error"`
 }
 
-// logDispatch writes nothing if all went well. Only optional failures are a
-// warning.
-func (t *telemetry) logDispatch(ctx context.Context, s *Submission, results Results) {
-	level, failed := slog.LevelWarn, false
+// logDispatch writes nothing if all went well, and a warning if it went well
+// enough: only optional targets failed, or a fallback answered.
+func (t *telemetry) logDispatch(ctx context.Context, s *Submission, results Results, err error) {
+	level, message := slog.LevelError, "fanout: dispatch failed"
+	if err == nil {
+		level, message = slog.LevelWarn, "fanout: dispatch partly failed"
+	}
+	failed := false
 	for _, r := range results {
-		failed = failed || r.Err != nil
-		if r.Err != nil && !r.Optional {
-			level = slog.LevelError
-		}
+		failed = failed || r.failed()
 	}
 	if !failed || !t.logger.Enabled(ctx, level) {
 		return
 	}
 	var failures []failure
 	for _, r := range results.Sorted() {
-		if r.Err != nil {
+		if r.failed() {
 			failures = append(failures, failure{r.Target, r.Outcome, len(r.Attempts), ErrorClass(r.Err), r.Optional, r.Err.Error()})
 		}
 	}
-	t.log(ctx, level, "fanout: dispatch failed", s.DispatchID, s.CorrelationID,
+	t.log(ctx, level, message, s.DispatchID, s.CorrelationID,
 		slog.Int("targets", len(results)), slog.Any("failures", failures))
+}
+
+// failed leaves out what nobody waited for any more.
+func (r *Result) failed() bool {
+	return r.Err != nil && !errors.Is(r.Err, ErrNotNeeded) && !errors.Is(r.Err, ErrUnderWay)
 }
 
 func (t *telemetry) logDeadLetter(ctx context.Context, s *Submission, r Result) {

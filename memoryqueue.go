@@ -51,12 +51,12 @@ type lane struct {
 	undone  int    // tasks, those being made included
 }
 
-// task is one delivery. One that found its lane full is refused: it is only
-// reported.
+// task is one delivery, or all of a chained submission. One that found its lane full
+// is refused: it is only reported.
 type task struct {
 	ctx     context.Context // the submitter's
 	s       *Submission
-	target  string
+	target  string // the first one's, if it is all
 	refused bool
 }
 
@@ -117,6 +117,11 @@ func (q *memoryQueue) trySubmit(ctx context.Context, s *Submission) (done <-chan
 		return q.nextDone(), err
 	}
 	q.undone++
+	s.undone = 1
+	if s.Chained() {
+		q.add(task{ctx: ctx, s: s, target: s.targets[0].Name})
+		return nil, nil
+	}
 	s.undone = len(s.targets)
 	for _, t := range s.targets {
 		q.add(task{ctx: ctx, s: s, target: t.Name, refused: q.crowded(t.Name)})
@@ -128,12 +133,20 @@ func (q *memoryQueue) room(s *Submission) error {
 	if q.undone >= q.limits.MaxDispatches {
 		return fmt.Errorf("%w: %d dispatches are not done", ErrFull, q.undone)
 	}
-	for _, t := range s.targets {
-		if !t.Optional && q.crowded(t.Name) {
+	for _, t := range s.targets[:s.lanes()] {
+		if (!t.Optional || s.Chained()) && q.crowded(t.Name) {
 			return fmt.Errorf("%w: target %q: %d deliveries are not done", ErrFull, t.Name, q.limits.MaxPerTarget)
 		}
 	}
 	return nil
+}
+
+// lanes is how many of its targets' lanes a submission waits in.
+func (s *Submission) lanes() int {
+	if s.Chained() {
+		return 1
+	}
+	return len(s.targets)
 }
 
 func (q *memoryQueue) crowded(target string) bool {
@@ -173,14 +186,17 @@ func (q *memoryQueue) add(t task) {
 func (q *memoryQueue) work(l *lane) {
 	var t task
 	for q.next(l, &t) {
-		r := q.deliver(t)
+		results := q.deliver(t)
 		q.made(&t)
-		if q.cut.Err() == nil || r.Outcome == Delivered {
-			q.worker.Done(context.WithoutCancel(t.ctx), t.s, r)
-			q.done(l, t, nil)
-		} else {
-			q.done(l, t, &Undelivered{t.s, r})
+		var lost []Undelivered
+		for _, r := range results {
+			if q.cut.Err() == nil || !r.dead() {
+				q.worker.Done(context.WithoutCancel(t.ctx), t.s, r)
+			} else {
+				lost = append(lost, Undelivered{t.s, r})
+			}
 		}
+		q.done(l, t, lost)
 	}
 }
 
@@ -210,31 +226,44 @@ func (q *memoryQueue) made(t *task) {
 	delete(q.making, t)
 }
 
-func (q *memoryQueue) deliver(t task) Result {
+func (q *memoryQueue) deliver(t task) []Result {
 	if t.refused {
-		return notBegun(t, ErrFull)
+		return t.notBegun(ErrFull)
 	}
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(t.ctx))
 	defer cancel(nil)
 	defer context.AfterFunc(q.cut, func() { cancel(context.Cause(q.cut)) })()
-	return q.worker.Deliver(ctx, t.s, t.target)
+	if t.s.Chained() {
+		return q.worker.DeliverAll(ctx, t.s).Sorted()
+	}
+	return []Result{q.worker.Deliver(ctx, t.s, t.target)}
 }
 
-func notBegun(t task, reason error) Result {
-	return Result{Target: t.target, Outcome: Rejected, DispatchID: t.s.DispatchID, PayloadKey: t.s.payloadKey(),
-		Err: &TargetError{Target: t.target, Outcome: Rejected, Reason: reason}}
+func (t task) notBegun(reason error) []Result {
+	if t.s.Chained() {
+		return refusal(t.s, reason).Sorted()
+	}
+	return []Result{t.s.refused(slices.Index(t.s.Targets, t.target), reason)}
+}
+
+func (t task) lost(results []Result) []Undelivered {
+	lost := make([]Undelivered, len(results))
+	for i, r := range results {
+		lost[i] = Undelivered{t.s, r}
+	}
+	return lost
 }
 
 // done takes a task off the books.
-func (q *memoryQueue) done(l *lane, t task, lost *Undelivered) {
+func (q *memoryQueue) done(l *lane, t task, lost []Undelivered) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.settle(l, t, lost)
 }
 
-func (q *memoryQueue) settle(l *lane, t task, lost *Undelivered) {
-	if lost != nil {
-		q.lost.Left = append(q.lost.Left, *lost)
+func (q *memoryQueue) settle(l *lane, t task, lost []Undelivered) {
+	if len(lost) > 0 {
+		q.lost.Left = append(q.lost.Left, lost...)
 	}
 	l.undone--
 	t.s.undone--
@@ -323,7 +352,7 @@ func (q *memoryQueue) giveUp(ctx context.Context) {
 	}
 	for _, l := range q.lanes {
 		for _, t := range l.waiting {
-			q.settle(l, t, &Undelivered{t.s, notBegun(t, ErrClosed)})
+			q.settle(l, t, t.lost(t.notBegun(ErrClosed)))
 		}
 		l.waiting = nil
 	}
@@ -342,9 +371,10 @@ func (q *memoryQueue) whatIsLost() error {
 	}
 	lost := &UndeliveredError{Left: slices.Clone(q.lost.Left), Err: q.lost.Err}
 	for t := range q.making {
-		r := notBegun(*t, ErrClosed)
-		r.Outcome = Unknown
-		lost.Left = append(lost.Left, Undelivered{t.s, r})
+		for _, u := range t.lost(t.notBegun(ErrClosed)) {
+			u.Result.Outcome = Unknown
+			lost.Left = append(lost.Left, u)
+		}
 	}
 	if len(lost.Left) == 0 {
 		return nil

@@ -33,6 +33,7 @@ type metrics struct {
 	drained          metric.Int64Counter
 	dropped          metric.Int64Counter
 	deadLetters      metric.Int64Counter
+	compensations    metric.Int64Counter
 
 	breakerState   metric.Int64ObservableGauge
 	inFlight       metric.Int64ObservableUpDownCounter
@@ -85,6 +86,7 @@ func newMetrics(provider metric.MeterProvider) *metrics {
 	counter(&m.drained, "queue.drained", "{delivery}", "Submitted deliveries that ended while the dispatcher was closing.")
 	counter(&m.dropped, "queue.dropped", "{delivery}", "Submitted deliveries that Close returned as undelivered.")
 	counter(&m.deadLetters, "dead_letters", "{delivery}", "Submitted deliveries that failed for good.")
+	counter(&m.compensations, "compensations", "{compensation}", "Deliveries of failed sagas that were to be undone, and what came of it.")
 	upDown(&m.inFlight, "bulkhead.in_use", "{attempt}", "Attempts under way.")
 	upDown(&m.waiting, "bulkhead.waiting", "{attempt}", "Attempts that wait for the bulkhead.")
 	upDown(&m.queueDepth, "queue.depth", "{delivery}", "Deliveries accepted and not done.")
@@ -196,6 +198,10 @@ func (m *metrics) refusedRetry(ctx context.Context, target string) {
 	m.count(ctx, m.refusedRetries, label{target: target})
 }
 
+func (m *metrics) compensated(ctx context.Context, target string, outcome Outcome) {
+	m.count(ctx, m.compensations, label{target: target, outcome: outcome.String()})
+}
+
 func (m *metrics) breakerChanged(ctx context.Context, target string, to BreakerState) {
 	m.count(ctx, m.transitions, label{target: target, state: string(to)})
 }
@@ -256,7 +262,7 @@ func (m *metrics) finished(ctx context.Context, target string, r Result, closing
 	if closing {
 		m.count(ctx, m.drained, l)
 	}
-	if r.Outcome != Delivered {
+	if r.dead() {
 		m.count(ctx, m.deadLetters, l)
 	}
 }

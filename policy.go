@@ -28,6 +28,7 @@ type Policy struct {
 	Breaker     Breaker
 	Bulkhead    Bulkhead
 	RateLimit   RateLimit
+	Hedge       Hedge
 	Idempotency Idempotency
 }
 
@@ -47,6 +48,7 @@ func (p Policy) over(base Policy) Policy {
 		Breaker:          p.Breaker.over(base.Breaker),
 		Bulkhead:         p.Bulkhead.over(base.Bulkhead),
 		RateLimit:        p.RateLimit.over(base.RateLimit),
+		Hedge:            p.Hedge.over(base.Hedge),
 		Idempotency:      p.Idempotency.over(base.Idempotency),
 	}
 }
@@ -84,6 +86,7 @@ func (p Policy) check() error {
 		p.Retry.check(),
 		p.Breaker.check(p.withDefaults().longestAttempt()),
 		p.RateLimit.check(),
+		p.Hedge.check(),
 		p.Idempotency.check(),
 	)
 }

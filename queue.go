@@ -45,6 +45,9 @@ type Worker interface {
 	// Deliver makes one of a submission's deliveries, retries included, and
 	// returns when it has ended or ctx cuts it short. It never panics.
 	Deliver(ctx context.Context, s *Submission, target string) Result
+	// DeliverAll makes all deliveries of a submission that is
+	// [Submission.Chained], like Deliver.
+	DeliverAll(ctx context.Context, s *Submission) Results
 	// Done reports the final result of a delivery to [Config.OnResult] and, if it
 	// failed, to [Config.OnDeadLetter]. Every accepted delivery ends with one
 	// call, or in an [*UndeliveredError].

@@ -95,6 +95,10 @@ type Result struct {
 	PayloadKey string
 }
 
+// dead reports whether a delivery is for the dead letters. What was compensated is
+// not: that is how a saga ends which failed elsewhere.
+func (r *Result) dead() bool { return !r.Outcome.succeeded() && r.Outcome != Compensated }
+
 // Attempt is one try on the wire.
 type Attempt struct {
 	RequestID  string // sent as X-Request-ID

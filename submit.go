@@ -23,8 +23,14 @@ type Submission struct {
 	Body        []byte
 
 	targets []*target // nil after a restart: found by name then
-	undone  int       // deliveries; for the queue in memory
+	graph   *graph    // nil if they do not depend on each other
+	enough  enough
+	undone  int // deliveries; for the queue in memory
 }
+
+// Chained reports whether the deliveries depend on each other, by [Target.After],
+// Compensate or Pivot: then they are made together, by [Worker.DeliverAll].
+func (s *Submission) Chained() bool { return s.graph != nil }
 
 // payloadKey repeats the submission's keys.
 func (s *Submission) payloadKey() string { return cmp.Or(s.IdempotencyKey, s.DispatchID) }
@@ -49,6 +55,9 @@ func (d *Dispatcher) Submit(ctx context.Context, payload any, options ...Option)
 	if err != nil {
 		return "", err
 	}
+	if s.enough.successes > 0 {
+		return "", invalid("Enough", "is for Dispatch: nobody waits for what is submitted")
+	}
 	s.Submitted = time.Now()
 	err = d.queue.Submit(ctx, s)
 	d.telemetry.metrics.submittedTo(ctx, s, err)
@@ -68,7 +77,37 @@ func (w worker) Deliver(ctx context.Context, s *Submission, name string) Result 
 		return Result{Target: name, Outcome: Rejected, DispatchID: s.DispatchID, PayloadKey: s.payloadKey(),
 			Err: &TargetError{Target: name, Outcome: Rejected, Reason: errorIn(name, reason)}}
 	}
-	return w.newDispatch(ctx, []*target{t}, s).run()[name]
+	return w.newDispatch(ctx, []*target{t}, s, nil).run()[name]
+}
+
+func (w worker) DeliverAll(ctx context.Context, s *Submission) Results {
+	chosen, err := w.findAll(s)
+	if err != nil {
+		return refusal(s, err)
+	}
+	return w.newDispatch(ctx, chosen.targets, s, chosen.graph).run()
+}
+
+func (w worker) findAll(s *Submission) (*selection, error) {
+	if s.targets != nil {
+		return &selection{targets: s.targets, graph: s.graph}, nil
+	}
+	return w.chooseSome([]Option{To(s.Targets...)})
+}
+
+// refusal rejects all deliveries of a submission.
+func refusal(s *Submission, reason error) Results {
+	results := make(Results, len(s.Targets))
+	for i := range s.Targets {
+		results[s.Targets[i]] = s.refused(i, reason)
+	}
+	return results
+}
+
+func (s *Submission) refused(position int, reason error) Result {
+	name := s.Targets[position]
+	return Result{Target: name, Outcome: Rejected, position: int32(position), DispatchID: s.DispatchID, PayloadKey: s.payloadKey(), //nolint:gosec // no dispatch has that many targets
+		Err: &TargetError{Target: name, Outcome: Rejected, Reason: reason}}
 }
 
 func (w worker) find(s *Submission, name string) *target {
@@ -85,9 +124,18 @@ func (w worker) Done(ctx context.Context, s *Submission, r Result) {
 	ctx = WithCorrelationID(ctx, s.CorrelationID)
 	w.telemetry.metrics.finished(ctx, w.labelOf(r.Target), r, w.closing())
 	w.call(ctx, "OnResult", w.onResult, s, r)
-	if r.Outcome != Delivered {
+	if r.dead() {
 		w.telemetry.logDeadLetter(ctx, s, r)
 		w.call(ctx, "OnDeadLetter", w.onDeadLetter, s, r)
+	}
+}
+
+// reportUndone has those told that nobody waits for: what a failed saga left behind.
+func (d *Dispatcher) reportUndone(ctx context.Context, s *Submission, results Results) {
+	for _, r := range results.Sorted() {
+		if r.Outcome == CompensationFailed {
+			worker{d}.call(context.WithoutCancel(ctx), "OnDeadLetter", d.onDeadLetter, s, r)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package fanout
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -52,6 +54,39 @@ type Target struct {
 	// Optional keeps this target's failure out of [Results.Err].
 	Optional bool
 
+	// After names targets of the same dispatch that must have succeeded before this
+	// one begins; its Prepare finds their results in [Request.Earlier]. If one did
+	// not, this one is [Skipped]. [Policy.Timeout] counts from when it begins.
+	// Default none: it begins at once.
+	After []string
+
+	// Fallback are tried one after the other if this target was not delivered to, each
+	// with its own policy and key, until one succeeds, and the outcome is [Degraded];
+	// or may have, and it is [Unknown]. Their After, Compensate, Fallback, Pivot
+	// and Optional must not be set. Not if the caller's context has ended. [Answer]
+	// is a Sender for the last one. Default none.
+	Fallback []Target
+	// FallbackOn are the outcomes to fall back on: of [Failed], [Rejected] and
+	// [Unknown], which risks that both take effect. Default Failed and Rejected.
+	FallbackOn []Outcome
+	// FallbackReserve is the part of [Policy.Timeout] that is kept for the
+	// fallbacks. Default a fifth of it; negative means none.
+	FallbackReserve time.Duration
+
+	// Compensate undoes what this target did, and makes the dispatch a saga: if a
+	// required target does not succeed, none begins any more, and all that were
+	// delivered to, or may have been, are compensated, those that come after others
+	// first. It has a policy and key of its own, and outlives the caller's context;
+	// its Prepare finds the result to undo in [Request.Earlier]. Its Name is by
+	// default this target's and "-compensation"; its After, Compensate, Fallback,
+	// Pivot and Optional must not be set. It must be safe to call though the target
+	// did nothing: after [Unknown] nobody knows. Default: it cannot be undone.
+	Compensate *Target
+	// Pivot marks the target after whose success the saga only goes forward: then
+	// nothing is compensated, whatever fails. A pivot that ends in [Unknown] counts as
+	// passed unless it can be compensated itself. At most one in a dispatch.
+	Pivot bool
+
 	Policy
 }
 
@@ -59,12 +94,14 @@ type Target struct {
 // and its gates at hand.
 type target struct {
 	Target
-	policy    Policy
-	keySuffix string
-	label     string    // in metrics: its name, or one it shares
-	conflicts bool      // a 409 is retried, as a key makes sense of it
-	endpoint  *endpoint // nil for a Sender
-	gates     *gates    // nil if it was given in a call: kept by name then
+	policy     Policy
+	keySuffix  string
+	label      string    // in metrics: its name, or one it shares
+	conflicts  bool      // a 409 is retried, as a key makes sense of it
+	endpoint   *endpoint // nil for a Sender
+	fallbacks  *fallbacks
+	compensate *target
+	gates      *gates // nil if it was given in a call: kept by name then
 }
 
 // compile checks a definition and makes it ready, all but its gates.
@@ -86,6 +123,12 @@ func (d *Dispatcher) compileUnnamed(def Target) (*target, error) {
 	}
 	t := &target{Target: def, policy: policy.withDefaults(), keySuffix: keySuffix(def.Name), label: otherLabel}
 	t.conflicts = t.keyed() && (policy.Retry.Statuses == nil || slices.Contains(policy.Retry.Statuses, http.StatusConflict))
+	if err := def.checkFallback(&t.policy); err != nil {
+		return nil, err
+	}
+	if err := d.compileOthers(t); err != nil {
+		return nil, err
+	}
 	if def.Sender == nil {
 		endpoint, err := newEndpoint(&def, t.policy, d.transport, d.telemetry.propagator)
 		if err != nil {
@@ -94,6 +137,48 @@ func (d *Dispatcher) compileUnnamed(def Target) (*target, error) {
 		t.endpoint = endpoint
 	}
 	return t, nil
+}
+
+// compileOthers makes ready what stands in for the target or undoes it.
+func (d *Dispatcher) compileOthers(t *target) error {
+	var stands []*target
+	var errs []error
+	for i, def := range t.Fallback {
+		stand, err := d.compileOther(def, fmt.Sprintf("Fallback[%d].", i))
+		errs = append(errs, err)
+		stands = append(stands, stand)
+	}
+	if t.Compensate != nil {
+		undo := *t.Compensate
+		undo.Name = cmp.Or(undo.Name, t.Name+"-compensation")
+		var err error
+		t.compensate, err = d.compileOther(undo, "Compensate.")
+		errs = append(errs, err)
+	}
+	if len(t.Fallback) > 0 {
+		t.fallbacks = t.fallbackOf(&t.policy, stands)
+	}
+	return join(errs...)
+}
+
+func (d *Dispatcher) compileOther(def Target, field string) (*target, error) {
+	t, err := d.compileUnnamed(def)
+	if def.After != nil || def.Fallback != nil || def.Compensate != nil || def.Pivot || def.Optional {
+		err = join(err, invalid("After", "or Fallback, Compensate, Pivot or Optional is set, which is for targets of the dispatch"))
+	}
+	return t, mapInvalid(err, func(e *InvalidError) { e.Field = field + e.Field })
+}
+
+// others are the targets that stand in for this one or undo it.
+func (t *target) others() []*target {
+	var others []*target
+	if t.fallbacks != nil {
+		others = append(others, t.fallbacks.targets...)
+	}
+	if t.compensate != nil {
+		others = append(others, t.compensate)
+	}
+	return others
 }
 
 func (def *Target) check() error {

@@ -81,7 +81,8 @@ func readConfig(r io.Reader, file string) (Config, error) {
 
 // expandReferences resolves references where nothing ever shows the value.
 func expandReferences(path, s string) (string, error) {
-	_, field, _ := strings.Cut(path, "].")
+	field := path[strings.LastIndex(path, "].")+1:]
+	field = strings.TrimPrefix(strings.TrimPrefix(field, "."), "compensate.")
 	secret := field == "url" || strings.HasPrefix(field, "header.") || strings.HasPrefix(field, "header[")
 	var expanded strings.Builder
 	for {

@@ -96,6 +96,14 @@ func sample(f reflect.StructField) string {
 		value = `"x"`
 	case f.Type.Kind() == reflect.Bool:
 		value = `true`
+	case f.Type == reflect.TypeFor[[]string]():
+		value = `["x"]`
+	case f.Type == reflect.TypeFor[[]fanout.Outcome]():
+		value = `["failed"]`
+	case f.Type == reflect.TypeFor[[]fanout.Target]():
+		value = `[{"name":"x"}]`
+	case f.Type.Kind() == reflect.Pointer:
+		value = `{"name":"x"}`
 	case f.Type.Kind() == reflect.Slice:
 		value = `[503]`
 	case f.Type.Kind() == reflect.Map:

@@ -121,6 +121,10 @@ func (dl *delivery) tellEnd() {
 	}
 }
 
+func (dl *delivery) tellCompensation() {
+	dl.telemetry().metrics.compensated(dl.within(dl.clock.ctx), dl.target.label, dl.outcome)
+}
+
 // contain calls a hook.
 func (t *telemetry) contain(ctx context.Context, name string, hook func()) {
 	defer func() {

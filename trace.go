@@ -47,28 +47,35 @@ func (t tracer) start(ctx context.Context, name string, options ...trace.SpanSta
 	return inner, span
 }
 
-// startTrace begins the dispatch's span, unless it was submitted: then the span of
-// its request has ended.
+// startTrace begins the dispatch's span. What was submitted has a trace of its own,
+// and one for each delivery if they are made one by one.
 func (p *dispatch) startTrace() {
+	var options []trace.SpanStartOption
+	request := trace.LinkFromContext(p.ctx)
 	if !p.s.Submitted.IsZero() {
-		p.traced = tracedApart
-		return
+		if p.traced = tracedApart; p.graph == nil {
+			return
+		}
+		options = apart
 	}
-	p.ctx, p.span = p.d.telemetry.tracer.start(p.ctx, "fanout.dispatch")
+	p.ctx, p.span = p.d.telemetry.tracer.start(p.ctx, "fanout.dispatch", options...)
 	if p.span != nil {
+		if p.traced == tracedApart && request.SpanContext.IsValid() {
+			p.span.AddLink(request)
+		}
 		p.traced = tracedWithin
 		p.span.SetAttributes(dispatchIDKey.String(p.s.DispatchID), correlationIDKey.String(p.s.CorrelationID), attribute.Int("fanout.targets", len(p.s.targets)))
 	}
 }
 
-func endDispatchSpan(span trace.Span, results Results) {
-	if span == nil {
+func (p *dispatch) endTrace(results Results) {
+	if p.span == nil {
 		return
 	}
-	if err := results.Err(); err != nil && !allCanceled(results) {
-		span.SetStatus(codes.Error, err.Error())
+	if err := p.s.err(results); err != nil && !allCanceled(results) {
+		p.span.SetStatus(codes.Error, err.Error())
 	}
-	span.End()
+	p.span.End()
 }
 
 // allCanceled reports whether nothing failed but for the caller's own end.
@@ -86,7 +93,7 @@ var apart = []trace.SpanStartOption{trace.WithNewRoot()}
 func (t tracer) startDelivery(dl *delivery) *deliverySpans {
 	name := "deliver " + dl.target.label
 	attributes := []attribute.KeyValue{targetKey.String(dl.target.Name), dispatchIDKey.String(dl.request.DispatchID), correlationIDKey.String(dl.request.CorrelationID)}
-	if dl.dispatch.traced == tracedWithin {
+	if dl.dispatch.traced == tracedWithin || dl.kind == FallbackAttempt {
 		_, span := t.Start(dl.clock.ctx, name, trace.WithAttributes(attributes...))
 		return &deliverySpans{delivery: span}
 	}

@@ -25,8 +25,12 @@ func fieldsOf(t reflect.Type) map[string][]int {
 
 func holdsData(t reflect.Type) bool {
 	switch t.Kind() {
-	case reflect.Func, reflect.Interface, reflect.Pointer, reflect.Chan:
+	case reflect.Func, reflect.Interface, reflect.Chan:
 		return false
+	case reflect.Pointer: // to a struct, which may hold pointers to its like
+		return slices.ContainsFunc(reflect.VisibleFields(t.Elem()), func(f reflect.StructField) bool {
+			return f.Type.Kind() != reflect.Pointer && holdsData(f.Type)
+		})
 	default:
 		return true
 	}

@@ -4,6 +4,7 @@ package strictjson
 
 import (
 	"bytes"
+	"encoding"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -114,6 +115,10 @@ func (d *decoder) errorAt(offset int64, path string, err error) error {
 var durationType = reflect.TypeFor[time.Duration]()
 
 func (d *decoder) value(path string, v reflect.Value) error {
+	if v.Kind() == reflect.Pointer {
+		v.Set(reflect.New(v.Type().Elem()))
+		v = v.Elem()
+	}
 	token, at, err := d.token(path)
 	if err != nil {
 		return err
@@ -152,7 +157,8 @@ func (d *decoder) scalar(path string, token json.Token, v reflect.Value) error {
 }
 
 func (d *decoder) text(path, s string, v reflect.Value) error {
-	if v.Kind() != reflect.String && v.Type() != durationType && !isStrings(v.Type()) {
+	name, isName := v.Addr().Interface().(encoding.TextUnmarshaler)
+	if !isName && v.Kind() != reflect.String && v.Type() != durationType && !isStrings(v.Type()) {
 		return fmt.Errorf("must be %s", wanted(v))
 	}
 	if strings.ContainsRune(s, utf8.RuneError) {
@@ -163,6 +169,8 @@ func (d *decoder) text(path, s string, v reflect.Value) error {
 		return err
 	}
 	switch {
+	case isName:
+		return name.UnmarshalText([]byte(expanded))
 	case v.Kind() == reflect.String:
 		v.SetString(expanded)
 		return nil

@@ -1,0 +1,86 @@
+package fanout
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// chain is a dispatch whose targets depend on each other.
+type chain struct {
+	*dispatch
+	graph *graph
+	saga  saga
+}
+
+// runChain begins each delivery when those it comes after have ended.
+func (p *dispatch) runChain(g *graph) {
+	c := &chain{dispatch: p, graph: g, saga: newSaga(g)}
+	walk(g.after, g.next, c.deliver)
+	c.compensateAll()
+}
+
+func (c *chain) deliver(i int) {
+	dl := &c.deliveries[i]
+	defer func() { c.saga.ended(i, dl) }()
+	if missing := c.missing(i); missing != "" {
+		dl.skip(fmt.Errorf("%w, as it comes after %s", ErrSkipped, missing))
+		return
+	}
+	if failed := c.saga.begin(i); failed != "" {
+		dl.skip(fmt.Errorf("%w, as the saga failed with %q", ErrSkipped, failed))
+		return
+	}
+	if dl.clock == nil {
+		dl.clock = startClock(c.ctx, &dl.target.policy)
+		defer dl.clock.stop()
+	}
+	dl.request.Earlier = c.earlier(i)
+	dl.run()
+}
+
+// missing names what did not succeed of those that i comes after.
+func (c *chain) missing(i int) string {
+	var names []string
+	for _, j := range c.graph.after[i] {
+		if earlier := &c.deliveries[j]; !earlier.outcome.succeeded() {
+			names = append(names, fmt.Sprintf("%q: %s", earlier.target.Name, earlier.outcome))
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+func (c *chain) earlier(i int) Results {
+	if len(c.graph.after[i]) == 0 {
+		return nil
+	}
+	earlier := make(Results, len(c.graph.after[i]))
+	for _, j := range c.graph.after[i] {
+		dl := &c.deliveries[j]
+		earlier[dl.target.Name] = dl.result()
+	}
+	return earlier
+}
+
+func (dl *delivery) skip(reason error) {
+	dl.clock = &clock{ctx: dl.dispatch.ctx, started: time.Now()}
+	dl.outcome = Skipped
+	dl.err = &TargetError{Target: dl.target.Name, Outcome: Skipped, Reason: reason}
+	dl.tellEnd()
+}
+
+// extra makes one more delivery in the dispatch, for a target that stands in or
+// undoes.
+func (p *dispatch) extra(ctx context.Context, t *target, kind AttemptKind, earlier Results) *delivery {
+	dl := &delivery{
+		dispatch: p, caller: ctx, target: t, gates: p.d.gatesOf(t), clock: startClock(ctx, &t.policy),
+		first: &exchange{answer: new(Response)}, kind: kind, id: requestIDs(p.s.DispatchID, []*target{t}),
+	}
+	defer dl.gates.release()
+	defer dl.clock.stop()
+	dl.request = p.s.request(t, strings.TrimSuffix(dl.id, firstAttempt))
+	dl.request.Earlier = earlier
+	dl.run()
+	return dl
+}

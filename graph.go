@@ -1,0 +1,138 @@
+package fanout
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// graph is in which order the targets of a dispatch may begin, by their positions.
+type graph struct {
+	after [][]int // whom each comes after
+	next  [][]int // who comes after each
+	saga  bool    // some target can be compensated
+	pivot int     // -1 if there is none
+}
+
+// newGraph returns nil if no target depends on another.
+func newGraph(targets []*target) (*graph, error) {
+	g := &graph{after: make([][]int, len(targets)), next: make([][]int, len(targets)), pivot: -1}
+	chained := false
+	var errs []error
+	for i, t := range targets {
+		chained = chained || t.chained()
+		g.saga = g.saga || t.compensate != nil
+		errs = append(errs, g.add(targets, i))
+	}
+	if !chained {
+		return nil, nil
+	}
+	if err := join(errs...); err != nil {
+		return nil, err
+	}
+	return g, g.checkCycles(targets)
+}
+
+// chained reports whether a dispatch with this target has an order.
+func (t *target) chained() bool {
+	return len(t.After) > 0 || t.compensate != nil || t.Pivot
+}
+
+func (g *graph) add(targets []*target, i int) error {
+	t := targets[i]
+	if t.Pivot {
+		if g.pivot >= 0 {
+			return &InvalidError{Target: t.Name, Field: "Pivot", Err: fmt.Errorf("%q is the pivot already", targets[g.pivot].Name)}
+		}
+		g.pivot = i
+	}
+	for _, name := range t.After {
+		j := slices.IndexFunc(targets, func(other *target) bool { return other.Name == name })
+		switch {
+		case j < 0:
+			return &InvalidError{Target: t.Name, Field: "After", Err: fmt.Errorf("no target %q in this dispatch", name)}
+		case j == i:
+			return &InvalidError{Target: t.Name, Field: "After", Err: errors.New("names the target itself")}
+		case slices.Contains(g.after[i], j):
+			return &InvalidError{Target: t.Name, Field: "After", Err: fmt.Errorf("%q is named twice", name)}
+		}
+		g.after[i] = append(g.after[i], j)
+		g.next[j] = append(g.next[j], i)
+	}
+	return nil
+}
+
+// checkCycles takes away what can begin, until nothing is left or nothing can.
+func (g *graph) checkCycles(targets []*target) error {
+	waiting := counts(g.after)
+	var free []int
+	for i, n := range waiting {
+		if n == 0 {
+			free = append(free, i)
+		}
+	}
+	for len(free) > 0 {
+		i := free[0]
+		free = free[1:]
+		waiting[i] = -1
+		for _, j := range g.next[i] {
+			if waiting[j]--; waiting[j] == 0 {
+				free = append(free, j)
+			}
+		}
+	}
+	var stuck []string
+	for i, n := range waiting {
+		if n > 0 {
+			stuck = append(stuck, targets[i].Name)
+		}
+	}
+	if len(stuck) == 0 {
+		return nil
+	}
+	return &InvalidError{Target: stuck[0], Field: "After", Err: fmt.Errorf("never begins, as it comes after itself by way of %s", strings.Join(stuck, ", "))}
+}
+
+func counts(lists [][]int) []int {
+	lengths := make([]int, len(lists))
+	for i, list := range lists {
+		lengths[i] = len(list)
+	}
+	return lengths
+}
+
+// walk does each of the things in a goroutine of its own, when all that it comes
+// after are done, and returns when all are.
+func walk(after, next [][]int, do func(int)) {
+	var mu sync.Mutex
+	var group errgroup.Group
+	waiting := counts(after)
+	var begin func(int)
+	begin = func(i int) {
+		group.Go(func() error {
+			defer func() { // deferred, as user code may call Goexit
+				mu.Lock()
+				defer mu.Unlock()
+				for _, j := range next[i] {
+					if waiting[j]--; waiting[j] == 0 {
+						begin(j)
+					}
+				}
+			}()
+			do(i)
+			return nil
+		})
+	}
+	mu.Lock()
+	for i, list := range after {
+		if len(list) == 0 {
+			begin(i)
+		}
+	}
+	mu.Unlock()
+	_ = group.Wait()
+}

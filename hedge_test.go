@@ -1,0 +1,180 @@
+package fanout_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/fanout-go/fanout"
+)
+
+// turns answers each request by the next of the functions, the last one for ever.
+func turns(w ...wire) wire {
+	next := inTurn(w...)
+	return func(r *http.Request) (*http.Response, error) { return next()(r) }
+}
+
+// delayed answers after d, whatever the answer, or not at all if its context ends.
+func delayed(d time.Duration, then wire) wire {
+	return func(r *http.Request) (*http.Response, error) {
+		select {
+		case <-time.After(d):
+			return then(r)
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		}
+	}
+}
+
+func hedged(t fanout.Target, h fanout.Hedge) fanout.Target {
+	t.Hedge = h
+	return t
+}
+
+func statusesOf(r fanout.Result) []int {
+	var statuses []int
+	for _, a := range r.Attempts {
+		statuses = append(statuses, a.StatusCode)
+	}
+	return statuses
+}
+
+func TestASlowAttemptIsHedgedAndTheFirstSuccessWins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		keys := make(chan string, 2)
+		noting := func(then wire) wire {
+			return func(r *http.Request) (*http.Response, error) {
+				keys <- r.Header.Get("Idempotency-Key")
+				return then(r)
+			}
+		}
+		d := newDispatcher(t, hedged(via("crm", turns(noting(hanging), noting(slow(time.Second)))), fanout.Hedge{After: 2 * time.Second}))
+		began := time.Now()
+		r := dispatch(t.Context(), d)["crm"]
+		assert.Equal(t, fanout.Delivered, r.Outcome)
+		assert.Equal(t, 3*time.Second, time.Since(began))
+		require.Len(t, r.Attempts, 2)
+		assert.Equal(t, []fanout.AttemptKind{0, fanout.HedgeAttempt}, []fanout.AttemptKind{r.Attempts[0].Kind, r.Attempts[1].Kind})
+		require.ErrorIs(t, r.Attempts[0].Err, context.Canceled, "the loser was cut short")
+		require.NoError(t, r.Attempts[1].Err)
+		assert.Equal(t, r.DispatchID+":crm.2", r.Attempts[1].RequestID)
+		original, hedge := <-keys, <-keys
+		assert.Equal(t, original, hedge, "the same key on both")
+		state, _ := d.BreakerState("crm")
+		assert.Equal(t, fanout.BreakerClosed, state)
+	})
+}
+
+func TestAHedgesFailureNeverBeatsAHealthyOriginal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for name, hedge := range map[string]wire{
+			"refused": answering(400), "down": answering(503), "broken": func(*http.Request) (*http.Response, error) { return nil, errors.New("lost") },
+			"panic": func(*http.Request) (*http.Response, error) { panic("oops") },
+		} {
+			d := newDispatcher(t, hedged(via("crm", turns(slow(3*time.Second), hedge)), fanout.Hedge{After: time.Second}))
+			began := time.Now()
+			r := dispatch(t.Context(), d)["crm"]
+			assert.Equal(t, fanout.Delivered, r.Outcome, name)
+			assert.Equal(t, 200, r.Response.StatusCode, name)
+			assert.Equal(t, 3*time.Second, time.Since(began), name)
+			assert.Len(t, r.Attempts, 2, name)
+		}
+	})
+}
+
+func TestAFailureBeforeTheHedgeIsForTheRetry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := dispatch(t.Context(), newDispatcher(t, hedged(via("crm", answering(503, 200)), fanout.Hedge{After: time.Hour})))["crm"]
+		assert.Equal(t, fanout.Delivered, r.Outcome)
+		assert.Equal(t, []int{503, 200}, statusesOf(r))
+		assert.Zero(t, r.Attempts[1].Kind)
+	})
+}
+
+func TestIfBothFailTheRetryFollows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := dispatch(t.Context(), newDispatcher(t, hedged(via("crm", turns(delayed(2*time.Second, answering(503)), delayed(3*time.Second, answering(500)), answering(201))), fanout.Hedge{After: time.Second})))["crm"]
+		assert.Equal(t, fanout.Delivered, r.Outcome)
+		assert.Equal(t, []int{503, 500, 201}, statusesOf(r))
+		assert.Equal(t, r.DispatchID+":crm.3", r.Attempts[2].RequestID)
+	})
+}
+
+func TestHedgesKeepToTheAttemptCapTheBudgetAndSafety(t *testing.T) {
+	for name, test := range map[string]struct {
+		policy fanout.Policy
+		method string
+	}{
+		"one attempt":            {fanout.Policy{Retry: fanout.Retry{MaxAttempts: 1}}, "POST"},
+		"neither safe nor keyed": {fanout.Policy{Idempotency: fanout.Idempotency{Header: "-"}}, "POST"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				target := with(via("crm", slow(3*time.Second)), test.policy)
+				target.Method = test.method
+				r := dispatch(t.Context(), newDispatcher(t, hedged(target, fanout.Hedge{After: time.Second})))["crm"]
+				assert.Len(t, r.Attempts, 1)
+			})
+		})
+	}
+	t.Run("the budget", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			target := hedged(with(via("crm", slow(3*time.Second)), fanout.Policy{Retry: fanout.Retry{Budget: 2, BudgetRefill: -1}}), fanout.Hedge{After: time.Second})
+			d := newDispatcher(t, target)
+			made := 0
+			for range 5 {
+				made += len(dispatch(t.Context(), d)["crm"].Attempts)
+			}
+			assert.Equal(t, 7, made, "two hedges, for two tokens")
+		})
+	})
+}
+
+func TestAQuantileOfWhatWasMeasuredDecides(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var takes time.Duration
+		d := newDispatcher(t, hedged(via("crm", func(r *http.Request) (*http.Response, error) {
+			return slow(takes)(r)
+		}), fanout.Hedge{Quantile: 0.9}))
+		for i := range 100 {
+			takes = time.Duration(i%10+1) * 10 * time.Millisecond
+			dispatch(t.Context(), d)
+		}
+		takes = time.Minute
+		r := dispatch(t.Context(), d)["crm"]
+		require.GreaterOrEqual(t, len(r.Attempts), 2)
+		assert.Equal(t, 90*time.Millisecond, r.Attempts[1].Start.Sub(r.Attempts[0].Start))
+	})
+}
+
+func TestHedgesGiveEverythingBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := hedged(with(via("crm", turns(hanging, slow(time.Second))), fanout.Policy{Bulkhead: fanout.Bulkhead{MaxConcurrent: 2, MaxQueue: -1}}), fanout.Hedge{After: time.Second})
+		d := newDispatcher(t, target)
+		for range 20 {
+			require.Equal(t, fanout.Delivered, dispatch(t.Context(), d)["crm"].Outcome)
+			s := d.Snapshot(t.Context()).Targets[0]
+			require.Zero(t, s.InFlight)
+		}
+	})
+}
+
+func TestTheCallersCancelEndsBothAttempts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDispatcher(t, hedged(via("crm", hanging), fanout.Hedge{After: time.Second}))
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		began := time.Now()
+		r := dispatch(ctx, d)["crm"]
+		assert.Equal(t, 2*time.Second, time.Since(began))
+		assert.Equal(t, fanout.Unknown, r.Outcome)
+		assert.Len(t, r.Attempts, 2)
+		require.ErrorIs(t, r.Err, context.DeadlineExceeded)
+	})
+}
