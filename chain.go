@@ -11,7 +11,7 @@ import (
 type chain struct {
 	*dispatch
 	graph *graph
-	saga  saga
+	saga  *saga
 }
 
 // runChain begins each delivery when those it comes after have ended.

@@ -19,12 +19,15 @@ type saga struct {
 	pivotEnded chan struct{}
 }
 
-func newSaga(g *graph) saga { return saga{graph: g, pivotEnded: make(chan struct{})} }
+// newSaga counts those that come after nobody as begun.
+func newSaga(g *graph) *saga {
+	return &saga{graph: g, pivotEnded: make(chan struct{}), pivotBegun: g.pivot >= 0 && len(g.after[g.pivot]) == 0}
+}
 
 // begin returns who failed if a target must not begin any more. While the pivot is
 // under way, whether that is so is not known yet.
 func (s *saga) begin(i int) (failed string) {
-	if !s.graph.saga {
+	if !s.graph.saga || len(s.graph.after[i]) == 0 {
 		return ""
 	}
 	s.mu.Lock()

@@ -74,7 +74,8 @@ type Target struct {
 	FallbackReserve time.Duration
 
 	// Compensate undoes what this target did, and makes the dispatch a saga: if a
-	// required target does not succeed, none begins any more, and all that were
+	// required target does not succeed, none that comes after another begins any
+	// more, and all that were
 	// delivered to, or may have been, are compensated, those that come after others
 	// first. It has a policy and key of its own, and outlives the caller's context;
 	// its Prepare finds the result to undo in [Request.Earlier]. Its Name is by

@@ -1,0 +1,270 @@
+package fanout_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/fanouttest"
+)
+
+// journal is what happened, in order.
+type journal struct {
+	mu      sync.Mutex
+	entries []string
+}
+
+func (j *journal) add(entry string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.entries = append(j.entries, entry)
+}
+
+// step is a target that notes that it was called, and then does as told. So is its
+// compensation.
+func (j *journal) step(name string, does, undoes wire) fanout.Target {
+	noting := func(entry string, then wire) wire {
+		return func(r *http.Request) (*http.Response, error) {
+			j.add(entry)
+			return then(r)
+		}
+	}
+	t := via(name, noting(name, does))
+	if undoes != nil {
+		undo := via("", noting("undo "+name, undoes))
+		undo.URL = "https://" + name + ".example/undo"
+		t.Compensate = &undo
+	}
+	return t
+}
+
+func outcomesOf(results fanout.Results) map[string]string {
+	outcomes := map[string]string{}
+	for name, r := range results {
+		outcomes[name] = r.Outcome.String()
+	}
+	return outcomes
+}
+
+func lost(*http.Request) (*http.Response, error) { return nil, errors.New("connection lost") }
+
+var once = fanout.Policy{Retry: fanout.Retry{MaxAttempts: 1}}
+
+func TestASagaThatFailsUndoesWhatWasDoneInReverseOrder(t *testing.T) {
+	var j journal
+	ok := answering(200)
+	d := newDispatcher(t, j.step("reserve", ok, ok), after(j.step("pay", ok, ok), "reserve"), after(j.step("ship", answering(422), ok), "pay"), after(j.step("notify", ok, nil), "ship"))
+	results, err := d.Dispatch(t.Context(), "order")
+	assert.Equal(t, []string{"reserve", "pay", "ship", "undo pay", "undo reserve"}, j.entries)
+	assert.Equal(t, map[string]string{"reserve": "compensated", "pay": "compensated", "ship": "failed", "notify": "skipped"}, outcomesOf(results))
+	require.EqualError(t, results["pay"].Err, `pay: compensated, as "ship" failed after 2 attempts`)
+	require.EqualError(t, err, `fanout: 4 of 4 targets not delivered: reserve: compensated, as "ship" failed after 2 attempts; `+
+		`pay: compensated, as "ship" failed after 2 attempts; ship: not retried after 1 attempt: 422 Unprocessable Entity; notify: skipped, as it comes after "ship": failed`)
+	pay := results["pay"]
+	require.Len(t, pay.Attempts, 2)
+	assert.Equal(t, fanout.CompensationAttempt, pay.Attempts[1].Kind)
+	assert.Equal(t, pay.DispatchID+":pay-compensation.1", pay.Attempts[1].RequestID)
+}
+
+func TestWhatMayHaveBeenDoneIsUndoneToo(t *testing.T) {
+	var j journal
+	d := newDispatcher(t, with(j.step("pay", lost, answering(200)), once))
+	results := dispatch(t.Context(), d)
+	assert.Equal(t, []string{"pay", "undo pay"}, j.entries)
+	assert.Equal(t, "compensated", results["pay"].Outcome.String())
+}
+
+func TestWhatWasNeverDoneIsNotUndone(t *testing.T) {
+	var j journal
+	ok := answering(200)
+	d := newDispatcher(t, j.step("refused", answering(400), ok), after(j.step("later", ok, ok), "refused"))
+	assert.Equal(t, map[string]string{"refused": "failed", "later": "skipped"}, outcomesOf(dispatch(t.Context(), d)))
+	assert.Equal(t, []string{"refused"}, j.entries)
+}
+
+func TestNoTargetOfAFailedSagaBegins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var j journal
+		ok := answering(200)
+		d := newDispatcher(t, j.step("fails", answering(400), nil), j.step("slow", slow(time.Second), ok), after(j.step("next", ok, ok), "slow"))
+		results := dispatch(t.Context(), d)
+		assert.Equal(t, map[string]string{"fails": "failed", "slow": "compensated", "next": "skipped"}, outcomesOf(results))
+		require.EqualError(t, results["next"].Err, `next: skipped, as the saga failed with "fails"`)
+	})
+}
+
+func TestAnOptionalTargetFailsNoSaga(t *testing.T) {
+	var j journal
+	ok := answering(200)
+	results, err := newDispatcher(t, j.step("pay", ok, ok), optional(j.step("survey", answering(400), nil))).Dispatch(t.Context(), "order")
+	require.NoError(t, err)
+	assert.Equal(t, map[string]string{"pay": "delivered", "survey": "failed"}, outcomesOf(results))
+}
+
+func TestIndependentCompensationsRunAtTheSameTimeAndOneThatFailsStopsNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var j journal
+		var dead []string
+		second := slow(time.Second)
+		d := newWith(t, fanout.Config{
+			Targets: []fanout.Target{j.step("a", answering(200), second), j.step("b", answering(200), delayed(time.Second, answering(403))), j.step("c", answering(200), second), j.step("fails", slow400, nil)},
+			OnDeadLetter: func(_ context.Context, s *fanout.Submission, r fanout.Result) {
+				dead = append(dead, s.DispatchID+" "+r.Target+" "+r.Outcome.String())
+			},
+		})
+		began := time.Now()
+		results := dispatch(t.Context(), d)
+		assert.Equal(t, 2*time.Second, time.Since(began))
+		assert.Equal(t, map[string]string{"a": "compensated", "b": "compensation_failed", "c": "compensated", "fails": "failed"}, outcomesOf(results))
+		require.EqualError(t, results["b"].Err, "b: compensation failed after 2 attempts: b-compensation: not retried after 1 attempt: 403 Forbidden")
+		assert.Equal(t, []string{results["b"].DispatchID + " b compensation_failed"}, dead, "somebody has to look at it")
+	})
+}
+
+var slow400 = delayed(time.Second, answering(400))
+
+func TestCompensationsOutliveTheCaller(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var j journal
+		d := newDispatcher(t, j.step("pay", answering(200), slow(5*time.Second)), after(j.step("ship", hanging, nil), "pay"))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began := time.Now()
+		results := dispatch(ctx, d)
+		assert.Equal(t, 6*time.Second, time.Since(began))
+		assert.Equal(t, map[string]string{"pay": "compensated", "ship": "unknown"}, outcomesOf(results))
+	})
+}
+
+func TestACompensationHasAKeyPolicyAndResultOfItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var keys []string
+		var body []byte
+		answers := inTurn(503, 503, 503, 200)
+		pay := via("pay", func(*http.Request) (*http.Response, error) { return answer(201, `{"id":"p-1"}`), nil })
+		pay.Compensate = &fanout.Target{
+			Name: "refund", URL: "https://pay.example/refunds", Policy: fanout.Policy{Retry: fanout.Retry{MaxAttempts: 5}},
+			Transport: wire(func(r *http.Request) (*http.Response, error) {
+				keys = append(keys, r.Header.Get("Idempotency-Key"))
+				return answer(answers(), ""), nil
+			}),
+			Prepare: func(_ context.Context, r *fanout.Request) error {
+				paid, err := fanout.Decode[struct{ ID string }](r.Earlier["pay"])
+				body = []byte(paid.ID)
+				r.Body = body
+				return err
+			},
+		}
+		results := dispatch(t.Context(), newDispatcher(t, pay, after(via("ship", answering(400)), "pay")))
+		assert.Equal(t, "compensated", results["pay"].Outcome.String())
+		assert.Equal(t, "p-1", string(body))
+		key := results["pay"].DispatchID + ":refund"
+		assert.Equal(t, []string{key, key, key, key}, keys)
+	})
+}
+
+func TestAfterThePivotTheSagaOnlyGoesForward(t *testing.T) {
+	pivot := func(t fanout.Target) fanout.Target {
+		t.Pivot = true
+		return t
+	}
+	ok := answering(200)
+	for name, test := range map[string]struct {
+		pivot   wire
+		undo    wire
+		next    wire
+		want    map[string]string
+		journal []string
+	}{
+		"passed": {ok, nil, answering(400), map[string]string{"reserve": "delivered", "pay": "delivered", "ship": "failed", "slow": "delivered"},
+			[]string{"reserve", "pay", "ship"}},
+		"failed": {answering(400), nil, ok, map[string]string{"reserve": "compensated", "pay": "failed", "ship": "skipped", "slow": "delivered"},
+			[]string{"reserve", "pay", "undo reserve"}},
+		"unknown": {lost, nil, ok, map[string]string{"reserve": "delivered", "pay": "unknown", "ship": "skipped", "slow": "delivered"},
+			[]string{"reserve", "pay"}},
+		"unknown, but can be undone": {lost, ok, ok, map[string]string{"reserve": "compensated", "pay": "compensated", "ship": "skipped", "slow": "delivered"},
+			[]string{"reserve", "pay", "undo pay", "undo reserve"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var j journal
+			d := newDispatcher(t, j.step("reserve", ok, ok), pivot(with(after(j.step("pay", test.pivot, test.undo), "reserve"), once)), after(j.step("ship", test.next, ok), "pay"), via("slow", ok))
+			assert.Equal(t, test.want, outcomesOf(dispatch(t.Context(), d)))
+			assert.Equal(t, test.journal, j.entries)
+		})
+	}
+}
+
+func TestWhilePivotIsUnderWayNobodyKnowsWhetherTheSagaHasFailed(t *testing.T) {
+	for name, test := range map[string]struct {
+		pivot wire
+		want  map[string]string
+	}{
+		"it passes": {slow(3 * time.Second), map[string]string{"pay": "delivered", "fails": "failed", "first": "delivered", "second": "delivered"}},
+		"it fails":  {delayed(3*time.Second, answering(400)), map[string]string{"pay": "failed", "fails": "failed", "first": "compensated", "second": "skipped"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var j journal
+				pay := via("pay", test.pivot)
+				pay.Pivot = true
+				d := newDispatcher(t, pay, via("fails", slow400), j.step("first", slow(2*time.Second), answering(200)), after(j.step("second", answering(200), nil), "first"))
+				assert.Equal(t, test.want, outcomesOf(dispatch(t.Context(), d)))
+			})
+		})
+	}
+}
+
+func TestASubmittedSagaReportsEveryStep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var j journal
+		var results fanouttest.Results
+		dead := make(map[string]string)
+		ok := answering(200)
+		d := newWith(t, fanout.Config{
+			Targets:      []fanout.Target{j.step("a", ok, ok), after(j.step("b", ok, answering(400)), "a"), after(j.step("c", answering(400), ok), "b")},
+			OnResult:     results.OnResult,
+			OnDeadLetter: func(_ context.Context, _ *fanout.Submission, r fanout.Result) { dead[r.Target] = r.Outcome.String() },
+		})
+		got, err := results.Wait(t.Context(), submit(t, d))
+		require.NoError(t, err)
+		synctest.Wait()
+		assert.Equal(t, map[string]string{"a": "compensated", "b": "compensation_failed", "c": "failed"}, outcomesOf(got))
+		assert.Equal(t, map[string]string{"b": "compensation_failed", "c": "failed"}, dead)
+	})
+}
+
+func TestCloseCutsACompensationShortAndNamesIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var j journal
+		d, err := fanout.New(fanout.Config{Targets: []fanout.Target{j.step("a", answering(200), hanging), after(j.step("b", answering(400), nil), "a")}})
+		require.NoError(t, err)
+		submit(t, d)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		var left *fanout.UndeliveredError
+		require.ErrorAs(t, d.Close(ctx), &left)
+		outcomes := map[string]string{}
+		for _, u := range left.Left {
+			outcomes[u.Result.Target] = u.Result.Outcome.String()
+		}
+		assert.Equal(t, map[string]string{"a": "compensation_failed", "b": "failed"}, outcomes)
+	})
+}
+
+func TestUserCodeThatEndsItsGoroutineStopsNoCompensation(t *testing.T) {
+	for name, spoiled := range spoilers() {
+		var j journal
+		bad := j.step("a", answering(200), answering(200))
+		bad.Compensate = &fanout.Target{Sender: spoiled.Sender}
+		results := dispatch(t.Context(), newDispatcher(t, bad, j.step("b", answering(200), answering(200)), j.step("c", answering(400), nil)))
+		assert.Equal(t, map[string]string{"a": "compensation_failed", "b": "compensated", "c": "failed"}, outcomesOf(results), name)
+	}
+}
