@@ -26,7 +26,11 @@
 //   - [Unknown]: sent, but not answered, so it may have taken effect. That
 //     includes 502 and 504, with which a gateway gives up on the target behind it
 //     (RFC 9110, sections 15.6.3 and 15.6.5);
-//   - [Rejected]: never sent.
+//   - [Rejected]: never sent;
+//   - [Degraded]: not delivered, but a [Target.Fallback] was;
+//   - [Skipped]: it comes after a target that did not succeed;
+//   - [Compensated] and [CompensationFailed]: the saga failed, and what was done is
+//     undone, or is not.
 //
 // [Results.Err] joins the failures of the targets that are not
 // [Target.Optional]. It works with [errors.Is] and [errors.As], and reads like
@@ -46,6 +50,21 @@
 // Every policy has defaults that are safe to use as they are; the zero [Policy]
 // is complete. [Config.Defaults] changes them for all targets, a target's own
 // [Policy] for one.
+//
+// # Targets that depend on each other
+//
+// With [Target.After] a target waits for others, and its [Target.Prepare] sees their
+// results. [Target.Fallback] stands in for one that failed, a [Hedge] runs beside one
+// that is slow, and [Enough] is for when not all are needed.
+//
+// With [Target.Compensate] the dispatch is a saga. What it promises is this: when it
+// has ended, every target that was delivered to, or may have been, was either meant to
+// be, because all required targets succeeded or the [Target.Pivot] did; or was undone,
+// and is [Compensated]; or cannot be undone, and its result says what it did; or is
+// [CompensationFailed], and told to [Config.OnDeadLetter]. Nothing that was never sent
+// is undone. In between, others see the work half done: there is no isolation. If
+// the process dies, or Close cuts the saga short, it stays half done: the queue in
+// memory forgets it, and only what Close names is known.
 //
 // # In the background
 //

@@ -196,9 +196,9 @@ func (e *TargetError) Error() string {
 	}
 	var b strings.Builder
 	b.WriteString(e.Target + ": " + reason)
-	switch e.Attempts {
-	case 0:
-	case 1:
+	switch {
+	case e.Attempts == 0, e.Outcome == Compensated, e.Outcome == CompensationFailed: // they are of several
+	case e.Attempts == 1:
 		b.WriteString(" after 1 attempt")
 	default:
 		fmt.Fprintf(&b, " after %d attempts", e.Attempts)

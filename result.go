@@ -95,9 +95,14 @@ type Result struct {
 	PayloadKey string
 }
 
-// dead reports whether a delivery is for the dead letters. What was compensated is
-// not: that is how a saga ends which failed elsewhere.
-func (r *Result) dead() bool { return !r.Outcome.succeeded() && r.Outcome != Compensated }
+// dead reports whether a delivery is for the dead letters. What was compensated
+// because another failed is not.
+func (r *Result) dead() bool {
+	if r.Outcome == Compensated {
+		return r.targetError().Err != nil
+	}
+	return !r.Outcome.succeeded()
+}
 
 // Attempt is one try on the wire.
 type Attempt struct {

@@ -92,6 +92,7 @@ func outlive(parent context.Context) (context.Context, context.CancelFunc) {
 
 func (c *chain) compensate(ctx context.Context, i int) {
 	dl := &c.deliveries[i]
+	failed := dl.err // if it had
 	earlier := Results{dl.target.Name: dl.result()}
 	maps.Copy(earlier, c.earlier(i))
 	// Should user code call Goexit, this stands.
@@ -102,7 +103,7 @@ func (c *chain) compensate(ctx context.Context, i int) {
 	dl.attempts = append(dl.attempts, undo.attempts...)
 	if undo.outcome == Delivered {
 		dl.outcome = Compensated
-		dl.err = dl.compensated(fmt.Errorf("%w, as %q failed", ErrCompensated, c.saga.failed), nil)
+		dl.err = dl.compensated(fmt.Errorf("%w, as %q failed", ErrCompensated, c.saga.failed), failed)
 		return
 	}
 	dl.err = dl.compensated(ErrCompensationFailed, undo.err)

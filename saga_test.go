@@ -65,9 +65,9 @@ func TestASagaThatFailsUndoesWhatWasDoneInReverseOrder(t *testing.T) {
 	results, err := d.Dispatch(t.Context(), "order")
 	assert.Equal(t, []string{"reserve", "pay", "ship", "undo pay", "undo reserve"}, j.entries)
 	assert.Equal(t, map[string]string{"reserve": "compensated", "pay": "compensated", "ship": "failed", "notify": "skipped"}, outcomesOf(results))
-	require.EqualError(t, results["pay"].Err, `pay: compensated, as "ship" failed after 2 attempts`)
-	require.EqualError(t, err, `fanout: 4 of 4 targets not delivered: reserve: compensated, as "ship" failed after 2 attempts; `+
-		`pay: compensated, as "ship" failed after 2 attempts; ship: not retried after 1 attempt: 422 Unprocessable Entity; notify: skipped, as it comes after "ship": failed`)
+	require.EqualError(t, results["pay"].Err, `pay: compensated, as "ship" failed`)
+	require.EqualError(t, err, `fanout: 4 of 4 targets not delivered: reserve: compensated, as "ship" failed; `+
+		`pay: compensated, as "ship" failed; ship: not retried after 1 attempt: 422 Unprocessable Entity; notify: skipped, as it comes after "ship": failed`)
 	pay := results["pay"]
 	require.Len(t, pay.Attempts, 2)
 	assert.Equal(t, fanout.CompensationAttempt, pay.Attempts[1].Kind)
@@ -79,7 +79,7 @@ func TestWhatMayHaveBeenDoneIsUndoneToo(t *testing.T) {
 	d := newDispatcher(t, with(j.step("pay", lost, answering(200)), once))
 	results := dispatch(t.Context(), d)
 	assert.Equal(t, []string{"pay", "undo pay"}, j.entries)
-	assert.Equal(t, "compensated", results["pay"].Outcome.String())
+	require.EqualError(t, results["pay"].Err, `pay: compensated, as "pay" failed: pay: given up after 1 attempt: connection lost; it may have taken effect`)
 }
 
 func TestWhatWasNeverDoneIsNotUndone(t *testing.T) {
@@ -124,7 +124,7 @@ func TestIndependentCompensationsRunAtTheSameTimeAndOneThatFailsStopsNone(t *tes
 		results := dispatch(t.Context(), d)
 		assert.Equal(t, 2*time.Second, time.Since(began))
 		assert.Equal(t, map[string]string{"a": "compensated", "b": "compensation_failed", "c": "compensated", "fails": "failed"}, outcomesOf(results))
-		require.EqualError(t, results["b"].Err, "b: compensation failed after 2 attempts: b-compensation: not retried after 1 attempt: 403 Forbidden")
+		require.EqualError(t, results["b"].Err, "b: compensation failed: b-compensation: not retried after 1 attempt: 403 Forbidden")
 		assert.Equal(t, []string{results["b"].DispatchID + " b compensation_failed"}, dead, "somebody has to look at it")
 	})
 }

@@ -157,7 +157,7 @@ func (d *decoder) scalar(path string, token json.Token, v reflect.Value) error {
 }
 
 func (d *decoder) text(path, s string, v reflect.Value) error {
-	name, isName := v.Addr().Interface().(encoding.TextUnmarshaler)
+	name, isName := reflect.TypeAssert[encoding.TextUnmarshaler](v.Addr())
 	if !isName && v.Kind() != reflect.String && v.Type() != durationType && !isStrings(v.Type()) {
 		return fmt.Errorf("must be %s", wanted(v))
 	}
