@@ -149,6 +149,17 @@ func TestFallbacksThatCannotBeAreRefused(t *testing.T) {
 	}
 }
 
+func TestAFallbackHasANameOfItsOwn(t *testing.T) {
+	d := newDispatcher(t, withFallback(via("email", answering(400)), via("backup", answering(200))))
+	require.ErrorContains(t, d.SetTargets(via("backup", answering(200))), `target "backup": Name: given twice`)
+	dispatch(t.Context(), d)
+	s := d.Snapshot(t.Context()).Targets
+	require.Len(t, s, 2)
+	assert.EqualValues(t, 1, s[0].Degraded)
+	assert.Equal(t, "backup", s[1].Target)
+	assert.EqualValues(t, 1, s[1].Delivered)
+}
+
 func TestDegradedIsSeen(t *testing.T) {
 	var log records
 	recorded, measured := newSpans(t), newMeter()

@@ -104,7 +104,7 @@ func newMetrics(provider metric.MeterProvider) *metrics {
 func (m *metrics) observe(d *Dispatcher) {
 	var err error
 	m.registration, err = m.meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
-		for _, t := range d.registry.everything().targets {
+		for t := range withOthers(d.registry.everything().targets) {
 			if t.label == otherLabel {
 				continue
 			}

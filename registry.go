@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"fmt"
+	"iter"
 	"reflect"
 	"slices"
 	"sync"
@@ -15,7 +16,7 @@ type registry struct {
 	names   []string // in definition order
 	all     *selection
 	labels  int  // given out
-	chained bool // some target is, or was, chained
+	related bool // some target is, or was
 }
 
 // selection is a set of targets, which never changes.
@@ -83,6 +84,7 @@ func (r *registry) set(targets []*target) error {
 			r.names = append(r.names, t.Name)
 		}
 		r.setLabel(t, old)
+		r.related = r.related || t.related()
 		t.takeGates(old)
 		r.byName[t.Name] = t
 	}
@@ -93,8 +95,7 @@ func (r *registry) set(targets []*target) error {
 // check looks at the whole only if any of it depends on another: what stands alone
 // may be set a hundred thousand times.
 func (r *registry) check(targets []*target) error {
-	r.chained = r.chained || slices.ContainsFunc(targets, (*target).chained)
-	if !r.chained {
+	if !r.related && !slices.ContainsFunc(targets, (*target).related) {
 		return nil
 	}
 	var all []*target
@@ -103,9 +104,16 @@ func (r *registry) check(targets []*target) error {
 			all = append(all, r.byName[name])
 		}
 	}
-	_, err := newGraph(append(all, targets...))
+	all = append(all, targets...)
+	if err := duplicates(all); err != nil {
+		return err
+	}
+	_, err := newGraph(all)
 	return err
 }
+
+// related reports whether the target has to do with any other.
+func (t *target) related() bool { return t.chained() || t.fallbacks != nil }
 
 // takeGates keeps those of an old definition that are still right.
 func (t *target) takeGates(old *target) {
@@ -123,6 +131,22 @@ func (t *target) takeGates(old *target) {
 			before = named(old.others(), other.Name)
 		}
 		other.takeGates(before)
+	}
+}
+
+// withOthers adds those that stand in for targets or undo them.
+func withOthers(targets []*target) iter.Seq[*target] {
+	return func(yield func(*target) bool) {
+		for _, t := range targets {
+			if !yield(t) {
+				return
+			}
+			for _, other := range t.others() {
+				if !yield(other) {
+					return
+				}
+			}
+		}
 	}
 }
 
@@ -179,9 +203,8 @@ func (r *registry) everything() *selection {
 	for _, name := range r.names {
 		r.all.targets = append(r.all.targets, r.byName[name])
 	}
-	if r.chained {
+	if r.related {
 		r.all.graph, r.all.err = newGraph(r.all.targets)
-		r.all.err = join(r.all.err, duplicates(r.all.targets))
 	}
 	return r.all
 }

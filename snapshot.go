@@ -7,7 +7,7 @@ import (
 )
 
 // Snapshot is how a dispatcher's configured targets are at one moment, in
-// definition order. It holds no address and nothing a target has said.
+// definition order, each followed by its fallbacks and compensation. It holds no address and nothing a target has said.
 type Snapshot struct {
 	Time    time.Time        `json:"time"`
 	Targets []TargetSnapshot `json:"targets"`
@@ -31,6 +31,8 @@ type TargetSnapshot struct {
 	Failed    uint64 `json:"failed"`
 	Unknown   uint64 `json:"unknown"`
 	Rejected  uint64 `json:"rejected"`
+	Degraded  uint64 `json:"degraded"`
+	Skipped   uint64 `json:"skipped"`
 
 	LastError   string    `json:"last_error,omitempty"` // its [ErrorClass]; not that the breaker was open
 	LastErrorAt time.Time `json:"last_error_at,omitzero"`
@@ -41,7 +43,7 @@ type TargetSnapshot struct {
 func (d *Dispatcher) Snapshot(ctx context.Context) Snapshot {
 	backlog := d.backlog(ctx)
 	s := Snapshot{Time: time.Now(), Targets: []TargetSnapshot{}}
-	for _, t := range d.registry.everything().targets {
+	for t := range withOthers(d.registry.everything().targets) {
 		one := t.gates.snapshot()
 		one.Target, one.Optional = t.Name, t.Optional
 		if b, ok := backlog[t.Name]; ok {
@@ -80,6 +82,8 @@ func (g *gates) snapshot() TargetSnapshot {
 		Failed:    t.outcomes[Failed].Load(),
 		Unknown:   t.outcomes[Unknown].Load(),
 		Rejected:  t.outcomes[Rejected].Load(),
+		Degraded:  t.outcomes[Degraded].Load(),
+		Skipped:   t.outcomes[Skipped].Load(),
 	}
 	if last := t.lastError.Load(); last != nil {
 		s.LastError, s.LastErrorAt = last.class, last.at

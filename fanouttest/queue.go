@@ -19,6 +19,7 @@ func TestQueue(t *testing.T, newQueue func(*testing.T) fanout.Queue) {
 	for name, test := range map[string]func(*testing.T, fanout.Queue){
 		"every accepted delivery is made and reported once": everyDeliveryOnce,
 		"what is submitted arrives unchanged":               arrivesUnchanged,
+		"a saga keeps its order and is undone":              sagas,
 		"failures are reported as dead letters":             deadLetters,
 		"the submitter's context may end":                   outlivesItsContext,
 		"close drains, then refuses":                        closeDrains,
@@ -130,6 +131,31 @@ func deadLetters(t *testing.T, q fanout.Queue) {
 		}
 	case <-within(t).Done():
 		t.Error("no dead letter")
+	}
+}
+
+func sagas(t *testing.T, q fanout.Queue) {
+	var mu sync.Mutex
+	var calls []string
+	step := func(name string, err error) fanout.Sender {
+		return fanout.SenderFunc(func(context.Context, *fanout.Request) (*fanout.Response, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			calls = append(calls, name)
+			return nil, err
+		})
+	}
+	var results Results
+	d := open(t, q, fanout.Config{OnResult: results.OnResult, Targets: []fanout.Target{
+		{Name: "ship", Sender: step("ship", fanout.Permanent(errors.New("no"))), After: []string{"pay"}},
+		{Name: "pay", Sender: step("pay", nil), Compensate: &fanout.Target{Sender: step("refund", nil)}},
+	}})
+	got, err := results.Wait(within(t), submit(t, d, "entry"))
+	if err != nil || got["ship"].Outcome != fanout.Failed || got["pay"].Outcome != fanout.Compensated {
+		t.Error(got["ship"].Outcome, got["pay"].Outcome, err)
+	}
+	if want := []string{"pay", "ship", "refund"}; !slices.Equal(calls, want) {
+		t.Errorf("called %v, want %v", calls, want)
 	}
 }
 
