@@ -145,6 +145,9 @@ func classifyError(t *target, err error) verdict {
 	if errors.As(err, &panicked) || errors.Is(err, ErrGoexit) {
 		return verdict{reach: unanswered, err: err}
 	}
+	if errors.Is(err, ErrAddressRefused) {
+		return verdict{reach: notSent, err: err}
+	}
 	if t.endpoint != nil {
 		if v, ok := connectVerdict(err); ok {
 			return v

@@ -19,6 +19,7 @@ type delivery struct {
 	request  Request // as the latest attempt sends it
 	id       string  // of the first request, and but for its end of all
 	first    *exchange
+	latest   *exchange // nil before the first attempt
 
 	attempts  []Attempt
 	verdict   verdict   // on the latest attempt
@@ -186,11 +187,17 @@ func (dl *delivery) nextExchange() *exchange {
 	dl.request.Attempt = len(dl.attempts) + 1 + dl.ahead
 	if dl.request.Attempt == 1 {
 		dl.request.RequestID = dl.id
+		dl.latest = dl.first
 		return dl.first
 	}
 	dl.request.RequestID = strings.TrimSuffix(dl.id, firstAttempt) + "." + strconv.Itoa(dl.request.Attempt)
 	dl.refreshed = dl.refreshed || dl.verdict.expired
-	return &exchange{answer: new(Response), refresh: dl.verdict.expired}
+	x := &exchange{answer: new(Response), refresh: dl.verdict.expired}
+	if x.refresh {
+		x.refused = dl.latest.request.Header.Get("Authorization")
+	}
+	dl.latest = x
+	return x
 }
 
 // cutShortBy amends the verdict on an attempt whose context ended: the caller's
@@ -237,6 +244,9 @@ func (dl *delivery) nextWait() (time.Duration, error) {
 	wait := dl.waits.next(&t.policy.Retry, v.throttled, v.hint)
 	if deadline, ok := ctx.Deadline(); ok && wait >= time.Until(deadline) {
 		return 0, ErrNoTimeLeft
+	}
+	if v.expired {
+		return wait, nil // for our own credentials, once in a delivery: no storm
 	}
 	if !dl.gates.budget.take() {
 		dl.tellRefusedRetry()

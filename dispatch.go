@@ -61,7 +61,7 @@ func (d *Dispatcher) plan(ctx context.Context, payload any, options []Option) (*
 		return nil, err
 	}
 	s.CorrelationID = cmp.Or(s.CorrelationID, CorrelationID(ctx), s.DispatchID)
-	return s, nil
+	return s, d.validate(ctx, s)
 }
 
 var errNilContext = invalid("Context", "nil")

@@ -49,7 +49,7 @@ var (
 	// ErrClosed: the [Dispatcher] was closed before the dispatch began or, if it
 	// was submitted, before it ended: the outcome tells whether anything was sent.
 	ErrClosed = errors.New("dispatcher closed")
-	// ErrAuth: the target's [Authenticator] failed. Nothing was sent.
+	// ErrAuth: the target's [Authenticator] or [Signer] failed. Nothing was sent.
 	ErrAuth = errors.New("authentication failed")
 	// ErrNotNeeded: by [Enough], others had succeeded. It may have been sent: the
 	// outcome tells.
@@ -74,6 +74,8 @@ var (
 	// ErrAttemptTimeout: no complete answer within [Policy.AttemptTimeout]. It
 	// matches [context.DeadlineExceeded].
 	ErrAttemptTimeout error = timeoutError("attempt timeout")
+	// ErrAddressRefused: the target's [Guard] refused the address. Nothing was sent.
+	ErrAddressRefused = errors.New("address refused")
 	// ErrResponseTooLarge: the answer, decompressed, exceeds
 	// [Policy.MaxResponseBytes].
 	ErrResponseTooLarge = errors.New("response too large")

@@ -19,6 +19,6 @@ func ExampleLoadConfig() {
 	}`))
 	fmt.Println(config.Targets[0].Name, config.Targets[0].Retry.MaxAttempts, err)
 	// Output:
-	// fanout: testdata/targets.json:20:22: targets[1].header.X-Api-Key: stat /run/secrets/crm_key: no such file or directory
+	// fanout: testdata/targets.json:20:22: targets[1].header.X-Api-Key: /run/secrets/crm_key: no such file or directory
 	// crm 5 <nil>
 }

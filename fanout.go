@@ -1,7 +1,9 @@
 package fanout
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -28,6 +30,14 @@ type Config struct {
 	// target offers it, and the proxy that the environment names.
 	Transport http.RoundTripper
 
+	// MaxPayloadBytes bounds the encoded payload. Default 16 MiB; negative means no
+	// bound.
+	MaxPayloadBytes int
+	// Validate looks at every payload before anything is sent, once for all
+	// targets; see [Target.Validate]. An error refuses the dispatch with an
+	// [*InvalidError]. Default none.
+	Validate func(context.Context, *Submission) error
+
 	// Queue keeps what is submitted. Default [NewMemoryQueue] with its defaults.
 	// The dispatcher closes it.
 	Queue Queue
@@ -47,6 +57,11 @@ type Config struct {
 	// one for each attempt. Records never hold secrets. Default
 	// [log/slog.Default]; a logger of [log/slog.DiscardHandler] switches it off.
 	Logger *slog.Logger
+	// SecurityLogger gets what a security team wants to know, one record for each
+	// event, with the message "fanout: security" and the attribute "event":
+	// auth_failed, address_refused, input_refused, rate_limited (warnings),
+	// targets_set and targets_removed (infos). Default none.
+	SecurityLogger *slog.Logger
 	// TracerProvider makes the spans. Default OpenTelemetry's global one.
 	TracerProvider trace.TracerProvider
 	// MeterProvider makes the metrics. Default OpenTelemetry's global one.
@@ -62,12 +77,15 @@ type Config struct {
 // it holds the state of every target's breaker, bulkhead, rate limit and retry
 // budget. It is safe for concurrent use.
 type Dispatcher struct {
-	registry  registry
-	defaults  Policy
-	transport http.RoundTripper
-	hangUp    context.CancelFunc // ends the connections of our own transport
-	named     namedGates
-	telemetry *telemetry
+	registry        registry
+	defaults        Policy
+	transport       http.RoundTripper
+	hangUp          context.CancelFunc // ends the connections of our own transport
+	named           namedGates
+	transports      transports
+	telemetry       *telemetry
+	maxPayloadBytes int
+	validator       func(context.Context, *Submission) error
 
 	queue                  Queue
 	onResult, onDeadLetter func(context.Context, *Submission, Result)
@@ -84,18 +102,19 @@ type Dispatcher struct {
 // copied.
 func New(config Config) (*Dispatcher, error) {
 	d := &Dispatcher{
-		defaults:  config.Defaults.over(Policy{}),
-		transport: config.Transport,
-		finished:  make(chan struct{}),
-		queue:     config.Queue,
-		telemetry: newTelemetry(&config),
-		onResult:  config.OnResult, onDeadLetter: config.OnDeadLetter,
+		defaults:        config.Defaults.over(Policy{}),
+		transport:       config.Transport,
+		finished:        make(chan struct{}),
+		queue:           config.Queue,
+		telemetry:       newTelemetry(&config),
+		maxPayloadBytes: cmp.Or(config.MaxPayloadBytes, defaultMaxPayloadBytes), validator: config.Validate,
+		onResult: config.OnResult, onDeadLetter: config.OnDeadLetter,
 	}
-	d.hangUp = func() {}
+	closing, hangUp := context.WithCancel(context.Background())
+	d.hangUp = hangUp
+	d.transports.make = func(guard *Guard, own *tls.Config) http.RoundTripper { return newTransport(closing, guard, own) }
 	if d.transport == nil {
-		var closing context.Context
-		closing, d.hangUp = context.WithCancel(context.Background())
-		d.transport = newTransport(closing)
+		d.transport, _ = d.transports.get(nil, nil) // fails for none
 	}
 	if err := d.defaults.check(); err != nil {
 		return nil, mapInvalid(err, func(e *InvalidError) { e.Field = "Defaults." + e.Field })
@@ -138,6 +157,7 @@ func (d *Dispatcher) Dispatch(ctx context.Context, payload any, options ...Optio
 	defer d.end()
 	s, err := d.plan(ctx, payload, options)
 	if err != nil {
+		d.telemetry.securityInput(ctx, err)
 		return d.refuse(options, err), err
 	}
 	results := d.runPlan(ctx, s)

@@ -21,6 +21,7 @@ type endpoint struct {
 	url         *url.URL
 	header      http.Header
 	auth        Authenticator
+	signer      Signer
 	transport   http.RoundTripper
 	own, traced bool // the transport is the dispatcher's; is net/http's, and reports what it does
 	idempotency Idempotency
@@ -30,9 +31,9 @@ type endpoint struct {
 	conventions conventions
 }
 
-func newEndpoint(def *Target, p Policy, transport http.RoundTripper, propagator propagator) (*endpoint, error) {
-	e := &endpoint{method: def.Method, header: canonical(def.Header), auth: def.Auth, transport: def.Transport, idempotency: p.Idempotency, maxBytes: p.MaxResponseBytes,
-		keyHeader: http.CanonicalHeaderKey(p.Idempotency.Header), propagator: propagator}
+func (d *Dispatcher) newEndpoint(def *Target, p Policy) (*endpoint, error) {
+	e := &endpoint{method: def.Method, header: canonical(def.Header), auth: def.Auth, signer: def.Sign, transport: def.Transport, idempotency: p.Idempotency, maxBytes: p.MaxResponseBytes,
+		keyHeader: http.CanonicalHeaderKey(p.Idempotency.Header), propagator: d.telemetry.propagator}
 	if e.method == "" {
 		e.method = http.MethodPost
 	}
@@ -52,7 +53,12 @@ func newEndpoint(def *Target, p Policy, transport http.RoundTripper, propagator 
 		return nil, invalid("Header", "%s is the idempotency key's, which differs for each dispatch", p.Idempotency.Header)
 	}
 	if e.transport == nil {
-		e.transport = transport
+		e.transport = d.transport
+	}
+	if def.Guard != nil || def.TLS != nil {
+		if e.transport, err = d.transports.get(def.Guard, def.TLS); err != nil {
+			return nil, err
+		}
 	}
 	_, e.own = e.transport.(*ownTransport)
 	_, e.traced = e.transport.(*http.Transport)
@@ -78,6 +84,7 @@ type exchange struct {
 	sight   *sight    // nil under a transport that does not tell
 	answer  *Response // outlives the rest: it is in the result
 	refresh bool      // credentials, before they are used
+	refused string    // the Authorization that is to be renewed
 	own     *Request  // what a Sender gets instead
 }
 
@@ -107,7 +114,23 @@ func (e *endpoint) build(ctx context.Context, x *exchange, r *Request) error {
 	if err := e.authenticate(ctx, x); err != nil {
 		return fmt.Errorf("%w: %w", ErrAuth, err)
 	}
+	if err := e.sign(ctx, x, r, body); err != nil {
+		return fmt.Errorf("%w: signature: %w", ErrAuth, err)
+	}
 	return nil
+}
+
+func (e *endpoint) sign(ctx context.Context, x *exchange, r *Request, body []byte) error {
+	if e.signer == nil {
+		return nil
+	}
+	own, u := *r, *r.URL
+	own.URL, own.Body = &u, body
+	x.request.Header = x.request.Header.Clone()
+	if err := e.signer.Sign(ctx, &own, x.request.Header); err != nil {
+		return withoutURL(err)
+	}
+	return checkFields(x.request.Header)
 }
 
 // authenticate lets user code change the header, and nothing of what is shared.
@@ -118,7 +141,7 @@ func (e *endpoint) authenticate(ctx context.Context, x *exchange) error {
 	u := *x.request.URL
 	x.request.URL, x.request.Header = &u, x.request.Header.Clone()
 	if refresher, ok := e.auth.(Refresher); ok && x.refresh {
-		if err := refresher.Refresh(ctx); err != nil {
+		if err := renew(ctx, refresher, x.refused); err != nil {
 			return withoutURL(err)
 		}
 	}
@@ -131,10 +154,17 @@ func (e *endpoint) authenticate(ctx context.Context, x *exchange) error {
 	return checkFields(x.request.Header)
 }
 
+func renew(ctx context.Context, refresher Refresher, refused string) error {
+	if tokens, ok := refresher.(*tokenAuth); ok {
+		return tokens.renew(ctx, refused)
+	}
+	return refresher.Refresh(ctx)
+}
+
 // withoutURL hides the address that a token request was sent to.
 func withoutURL(err error) error {
 	var urlError *url.Error
-	if !errors.As(err, &urlError) {
+	if !errors.As(err, &urlError) || has[*shownAs](err) {
 		return err
 	}
 	return &shownAs{urlError.Op + ": " + urlError.Err.Error(), err}

@@ -1,8 +1,10 @@
 package fanout
 
 import (
+	"context"
 	"fmt"
 	"iter"
+	"log/slog"
 	"reflect"
 	"slices"
 	"sync"
@@ -38,7 +40,19 @@ func (d *Dispatcher) SetTargets(targets ...Target) error {
 		return fmt.Errorf("fanout: %w", err)
 	}
 	defer d.end()
-	return d.setTargets(targets)
+	if err := d.setTargets(targets); err != nil {
+		return err
+	}
+	d.telemetry.security(context.Background(), slog.LevelInfo, eventTargetsSet, slog.Any("targets", namesOf(targets)))
+	return nil
+}
+
+func namesOf(targets []Target) []string {
+	names := make([]string, len(targets))
+	for i, t := range targets {
+		names[i] = t.Name
+	}
+	return names
 }
 
 func (d *Dispatcher) setTargets(targets []Target) error {
@@ -54,7 +68,10 @@ func (d *Dispatcher) TargetNames() []string { return slices.Clone(d.registry.eve
 
 // RemoveTargets removes targets. What is under way to them, or submitted, goes
 // on. Unknown names are ignored.
-func (d *Dispatcher) RemoveTargets(names ...string) { d.registry.remove(names) }
+func (d *Dispatcher) RemoveTargets(names ...string) {
+	d.registry.remove(names)
+	d.telemetry.security(context.Background(), slog.LevelInfo, eventTargetsRemoved, slog.Any("targets", names))
+}
 
 func (d *Dispatcher) compileAll(definitions []Target) ([]*target, error) {
 	var compiled []*target

@@ -53,6 +53,7 @@ func (d *Dispatcher) Submit(ctx context.Context, payload any, options ...Option)
 	defer d.end()
 	s, err := d.plan(ctx, payload, options)
 	if err != nil {
+		d.telemetry.securityInput(ctx, err)
 		return "", err
 	}
 	if s.enough.successes > 0 {

@@ -35,13 +35,28 @@ type Target struct {
 	// Auth adds credentials to every attempt. Default none. See [Refresher] for
 	// those that expire.
 	Auth Authenticator
+	// Sign signs every attempt, after Auth. Default none. See [WebhookSigner].
+	Sign Signer
 	// Transport carries this target's requests. Default [Config.Transport]. It
 	// must not follow redirects or retry by itself.
 	Transport http.RoundTripper
+	// TLS has client certificates and private CAs. It is for the dispatcher's own
+	// transport, and must not be set together with Transport. Default none, and the
+	// system's CAs. Targets that share settings share the pointer.
+	TLS *TLS
+	// Guard is for a URL that a stranger chose, such as a customer's webhook: see
+	// [PublicOnly]. It is for the dispatcher's own transport, and must not be set
+	// together with Transport. Default none. Targets that share settings share the
+	// pointer.
+	Guard *Guard
 
 	// Sender carries the payload to a target that is not a URL.
 	Sender Sender
 
+	// Validate looks at a payload before anything is sent to any target. An error
+	// refuses the whole dispatch, with an [*InvalidError]. It must not change the
+	// payload. Default none.
+	Validate func(context.Context, *Submission) error
 	// Prepare shapes this target's request, once per delivery: its URL, Header,
 	// ContentType and Body. An error ends the delivery as [Rejected]. Default: the
 	// payload as it is.
@@ -131,7 +146,7 @@ func (d *Dispatcher) compileUnnamed(def Target) (*target, error) {
 		return nil, err
 	}
 	if def.Sender == nil {
-		endpoint, err := newEndpoint(&def, t.policy, d.transport, d.telemetry.propagator)
+		endpoint, err := d.newEndpoint(&def, t.policy)
 		if err != nil {
 			return nil, err
 		}
@@ -191,8 +206,10 @@ func (def *Target) check() error {
 		return invalid("URL", "neither URL nor Sender is set")
 	case def.URL != "" && def.Sender != nil:
 		return invalid("Sender", "set together with URL")
-	case def.Sender != nil && (def.Method != "" || def.Header != nil || def.Auth != nil || def.Transport != nil):
-		return invalid("Sender", "set together with Method, Header, Auth or Transport, which are for a URL")
+	case def.Sender != nil && (def.Method != "" || def.Header != nil || def.Auth != nil || def.Sign != nil || def.Transport != nil || def.TLS != nil || def.Guard != nil):
+		return invalid("Sender", "set together with Method, Header, Auth, Sign, Transport, TLS or Guard, which are for a URL")
+	case def.Transport != nil && (def.TLS != nil || def.Guard != nil):
+		return invalid("Transport", "set together with TLS or Guard, which are for the dispatcher's own")
 	}
 	return nil
 }

@@ -59,7 +59,7 @@ func LoadConfig(path string) (Config, error) {
 // environment: what strangers wrote is not for it.
 func ReadConfig(r io.Reader) (Config, error) { return readConfig(r, "") }
 
-const maxConfig, maxSecret = 1 << 20, 64 << 10
+const maxConfig = 1 << 20
 
 func readConfig(r io.Reader, file string) (Config, error) {
 	document, err := io.ReadAll(io.LimitReader(r, maxConfig+1))
@@ -131,28 +131,12 @@ func resolve(reference string) (string, error) {
 }
 
 func readSecret(path string) (string, error) {
-	// Opening something else, such as a pipe, could wait for ever.
-	info, err := os.Stat(path)
-	if err != nil {
-		return "", err
-	}
-	if !info.Mode().IsRegular() {
-		return "", fmt.Errorf("%s: not a regular file", path)
-	}
-	file, err := os.Open(path) //nolint:gosec // whoever wrote the targets names it
-	if err != nil {
-		return "", err
-	}
-	defer file.Close()
-	secret, err := io.ReadAll(io.LimitReader(file, maxSecret+1))
+	content, err := readSmallFile(path)
+	secret := bytes.TrimRight(content, "\r\n")
 	switch {
 	case err != nil:
-		return "", err
-	case len(secret) > maxSecret:
-		return "", fmt.Errorf("%s: longer than %d bytes", path, maxSecret)
-	}
-	secret = bytes.TrimRight(secret, "\r\n")
-	if len(secret) == 0 {
+		return "", fmt.Errorf("%s: %w", path, err)
+	case len(secret) == 0:
 		return "", fmt.Errorf("%s: empty", path)
 	}
 	return string(secret), nil

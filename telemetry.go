@@ -14,19 +14,21 @@ const scope = "github.com/fanout-go/fanout"
 // telemetry tells whoever wants to know what happens: spans, metrics, log and
 // hooks. The methods of this file are the moments at which something is told.
 type telemetry struct {
-	tracer     tracer
-	propagator propagator
-	metrics    *metrics
-	logger     *slog.Logger
-	hooks      Hooks
+	tracer         tracer
+	propagator     propagator
+	metrics        *metrics
+	logger         *slog.Logger
+	securityLogger *slog.Logger // nil if nobody wants to know
+	hooks          Hooks
 }
 
 func newTelemetry(config *Config) *telemetry {
 	t := &telemetry{
-		tracer:     newTracer(config.TracerProvider),
-		propagator: propagator{config.Propagator},
-		metrics:    newMetrics(config.MeterProvider),
-		logger:     config.Logger,
+		tracer:         newTracer(config.TracerProvider),
+		propagator:     propagator{config.Propagator},
+		metrics:        newMetrics(config.MeterProvider),
+		logger:         config.Logger,
+		securityLogger: config.SecurityLogger,
 	}
 	if config.Hooks != nil {
 		t.hooks = *config.Hooks
@@ -88,6 +90,7 @@ func (dl *delivery) tellSent(a *Attempt) {
 	}
 	dl.telemetry().metrics.attempted(ctx, dl, a)
 	dl.telemetry().logAttempt(ctx, dl, a)
+	dl.securityAttempt(ctx, a)
 	if hook := dl.telemetry().hooks.AttemptDone; hook != nil {
 		dl.telemetry().contain(ctx, "AttemptDone", func() { hook(ctx, dl.request, *a) })
 	}
@@ -116,6 +119,7 @@ func (dl *delivery) tellEnd() {
 		dl.endDeliverySpan()
 	}
 	dl.telemetry().metrics.delivered(ctx, dl)
+	dl.securityEnd(ctx)
 	if hook := dl.telemetry().hooks.DeliveryDone; hook != nil {
 		dl.telemetry().contain(ctx, "DeliveryDone", func() { hook(ctx, dl.result()) })
 	}

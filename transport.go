@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -14,10 +15,16 @@ import (
 // own: nobody else's settings, cookies or idle connections. When closing ends, so
 // do its connections, those included that net/http still opens for an attempt
 // which has given up.
-func newTransport(closing context.Context) *ownTransport {
+func newTransport(closing context.Context, guard *Guard, tlsConfig *tls.Config) *ownTransport {
 	dialer := &net.Dialer{Timeout: 3 * time.Second, KeepAlive: 30 * time.Second}
-	return &ownTransport{&http.Transport{
-		Proxy: http.ProxyFromEnvironment,
+	proxy := http.ProxyFromEnvironment
+	if guard != nil {
+		dialer.Control = guard.control
+		proxy = http.ProxyURL(guard.Proxy)
+	}
+	return &ownTransport{guard: guard, Transport: &http.Transport{
+		Proxy:           proxy,
+		TLSClientConfig: tlsConfig,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			ctx, cancel := context.WithCancel(ctx)
 			defer cancel()
@@ -42,7 +49,60 @@ func newTransport(closing context.Context) *ownTransport {
 }
 
 // ownTransport tells the dispatcher's from a user's.
-type ownTransport struct{ *http.Transport }
+type ownTransport struct {
+	*http.Transport
+	guard *Guard // nil if there is none
+}
+
+// RoundTrip has the guard look at the URL too, for a proxy hides the rest.
+func (t *ownTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if t.guard != nil {
+		if err := t.guard.checkURL(r.URL); err != nil {
+			_ = r.Body.Close()
+			return nil, err
+		}
+	}
+	return t.Transport.RoundTrip(r)
+}
+
+// transports are those that the dispatcher has made, by what they were made for.
+type transports struct {
+	make func(*Guard, *tls.Config) http.RoundTripper
+
+	mu   sync.Mutex
+	made map[transportKey]http.RoundTripper
+}
+
+type transportKey struct {
+	guard *Guard
+	tls   *TLS
+}
+
+func (t *transports) get(guard *Guard, own *TLS) (http.RoundTripper, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	key := transportKey{guard, own}
+	if made, ok := t.made[key]; ok {
+		return made, nil
+	}
+	if guard != nil {
+		if err := guard.validate(); err != nil {
+			return nil, err
+		}
+	}
+	var config *tls.Config
+	if own != nil {
+		var err error
+		if config, err = own.config(); err != nil {
+			return nil, err
+		}
+	}
+	if t.made == nil {
+		t.made = make(map[transportKey]http.RoundTripper)
+	}
+	t.made[key] = t.make(guard, config)
+	return t.made[key], nil
+}
 
 // countedConn knows how many bytes were written to it, which tells a request
 // that died before it was sent from one that died after.

@@ -195,6 +195,11 @@ func number(n json.Number, v reflect.Value) error {
 			v.SetInt(i)
 			return nil
 		}
+	case v.CanUint():
+		if u, err := strconv.ParseUint(n.String(), 10, v.Type().Bits()); err == nil {
+			v.SetUint(u)
+			return nil
+		}
 	case v.CanFloat():
 		if f, err := n.Float64(); err == nil {
 			v.SetFloat(f)
@@ -208,7 +213,7 @@ func wanted(v reflect.Value) string {
 	switch {
 	case v.Type() == durationType:
 		return `a duration such as "2s" or "1m30s"`
-	case v.CanInt():
+	case v.CanInt(), v.CanUint():
 		return "a whole number"
 	case v.CanFloat():
 		return "a number"

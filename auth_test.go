@@ -1,0 +1,219 @@
+package fanout_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/fanout-go/fanout"
+)
+
+func TestCredentialsAreAddedToEachAttempt(t *testing.T) {
+	key := fanout.NewSecret("k-1")
+	for name, test := range map[string]struct {
+		auth         fanout.Authenticator
+		header, want string
+	}{
+		"header": {fanout.HeaderAuth("X-Api-Key", key), "X-Api-Key", "k-1"},
+		"bearer": {fanout.BearerAuth(key), "Authorization", "Bearer k-1"},
+		"basic":  {fanout.BasicAuth("ada", key), "Authorization", "Basic YWRhOmstMQ=="},
+	} {
+		var got string
+		target := via("crm", func(r *http.Request) (*http.Response, error) {
+			got = r.Header.Get(test.header)
+			return answer(200, ""), nil
+		})
+		target.Auth = test.auth
+		dispatch(t.Context(), newDispatcher(t, target))
+		assert.Equal(t, test.want, got, name)
+	}
+}
+
+func TestCredentialsThatCannotBeHadEndTheDeliveryUnsent(t *testing.T) {
+	for want, source := range map[string]fanout.SecretSource{
+		"crm: authentication failed: the secret is empty":                                        fanout.NewSecret(""),
+		`crm: authentication failed: environment variable "FANOUT_NOT_SET" is not set, or empty`: fanout.EnvSecret("FANOUT_NOT_SET"),
+	} {
+		target := via("crm", answering(200))
+		target.Auth = fanout.BearerAuth(source)
+		r := dispatch(t.Context(), newDispatcher(t, target))["crm"]
+		assert.Equal(t, fanout.Rejected, r.Outcome)
+		require.EqualError(t, r.Err, want)
+	}
+}
+
+// tokens is a token endpoint.
+type tokens struct {
+	calls atomic.Int64
+	takes time.Duration
+	lives time.Duration
+	err   atomic.Pointer[error]
+}
+
+func (s *tokens) Token(ctx context.Context) (fanout.Token, error) {
+	n := s.calls.Add(1)
+	select {
+	case <-time.After(s.takes):
+	case <-ctx.Done():
+		return fanout.Token{}, ctx.Err()
+	}
+	if err := s.err.Load(); err != nil {
+		return fanout.Token{}, *err
+	}
+	token := fanout.Token{Value: fanout.NewSecret(fmt.Sprint("t-", n))}
+	if s.lives > 0 {
+		token.Expires = time.Now().Add(s.lives)
+	}
+	return token, nil
+}
+
+func (s *tokens) fail(err error) { s.err.Store(&err) }
+
+func withTokens(t fanout.Target, s fanout.TokenSource) fanout.Target {
+	t.Auth = fanout.TokenAuth(s)
+	return t
+}
+
+func all(n int, do func()) {
+	var group sync.WaitGroup
+	for range n {
+		group.Go(do)
+	}
+	group.Wait()
+}
+
+var unbounded = fanout.Policy{Bulkhead: fanout.Bulkhead{MaxConcurrent: -1}}
+
+func TestAThousandDispatchesFetchOneToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := &tokens{takes: time.Second, lives: time.Hour}
+		d := newDispatcher(t, with(withTokens(via("crm", answering(200)), source), unbounded))
+		deliver := func() { assert.Equal(t, fanout.Delivered, dispatch(t.Context(), d)["crm"].Outcome) }
+		all(1000, deliver)
+		assert.EqualValues(t, 1, source.calls.Load())
+
+		time.Sleep(59*time.Minute + 30*time.Second) // it is about to expire
+		began := time.Now()
+		var slow atomic.Int64
+		all(1000, func() {
+			began := time.Now()
+			deliver()
+			if time.Since(began) > 0 {
+				slow.Add(1)
+			}
+		})
+		assert.EqualValues(t, 2, source.calls.Load())
+		assert.EqualValues(t, 1, slow.Load(), "one fetches the next while the others use the old one")
+		assert.Equal(t, time.Second, time.Since(began))
+
+		time.Sleep(2 * time.Hour) // it has expired
+		all(1000, deliver)
+		assert.EqualValues(t, 3, source.calls.Load())
+	})
+}
+
+func TestATokenEndpointThatIsDownFailsAllAtOnceAndIsNotStormed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := &tokens{takes: time.Second}
+		source.fail(&url.Error{Op: "Post", URL: "https://id.example/token?secret=x", Err: errors.New("connection refused")})
+		d := newDispatcher(t, with(withTokens(via("crm", answering(200)), source), unbounded))
+		began := time.Now()
+		all(1000, func() {
+			r := dispatch(t.Context(), d)["crm"]
+			assert.Equal(t, fanout.Rejected, r.Outcome)
+			assert.EqualError(t, r.Err, "crm: authentication failed: no token: Post: connection refused")
+		})
+		assert.Equal(t, time.Second, time.Since(began), "in parallel")
+		dispatch(t.Context(), d)
+		assert.EqualValues(t, 1, source.calls.Load(), "left alone for a second")
+		state, _ := d.BreakerState("crm")
+		assert.Equal(t, fanout.BreakerClosed, state)
+
+		source.err.Store(nil)
+		time.Sleep(time.Second)
+		assert.Equal(t, fanout.Delivered, dispatch(t.Context(), d)["crm"].Outcome)
+	})
+}
+
+func TestAnOldTokenIsUsedWhileTheNextCannotBeHad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := &tokens{lives: time.Hour}
+		d := newDispatcher(t, withTokens(via("crm", answering(200)), source))
+		dispatch(t.Context(), d)
+		source.fail(errors.New("down"))
+		time.Sleep(59*time.Minute + 30*time.Second)
+		for range 10 {
+			assert.Equal(t, fanout.Delivered, dispatch(t.Context(), d)["crm"].Outcome)
+		}
+		assert.EqualValues(t, 2, source.calls.Load())
+	})
+}
+
+func TestWhoWaitsForATokenWaitsNoLongerThanItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := &tokens{takes: 3 * time.Second}
+		d := newDispatcher(t, withTokens(via("crm", answering(200)), source))
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		patient := make(chan fanout.Result)
+		go func() { patient <- dispatch(t.Context(), d)["crm"] }()
+		r := dispatch(short, d)["crm"]
+		assert.Equal(t, fanout.Rejected, r.Outcome)
+		require.ErrorIs(t, r.Err, context.DeadlineExceeded)
+		assert.Equal(t, fanout.Delivered, (<-patient).Outcome, "whoever asked first going away harms nobody")
+		assert.EqualValues(t, 1, source.calls.Load())
+	})
+}
+
+func TestAFetchThatNobodyWaitsForEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := &tokens{takes: time.Hour}
+		d := newDispatcher(t, withTokens(via("crm", answering(200)), source))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		dispatch(ctx, d)
+		source.takes = 0
+		assert.Equal(t, fanout.Delivered, dispatch(t.Context(), d)["crm"].Outcome)
+	}) // and no goroutine is left
+}
+
+func TestAfterA401AnotherTokenIsFetchedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := &tokens{}
+		revoked := "Bearer t-1"
+		d := newDispatcher(t, with(withTokens(via("crm", func(r *http.Request) (*http.Response, error) {
+			if r.Header.Get("Authorization") == revoked {
+				return answer(401, ""), nil
+			}
+			return answer(200, ""), nil
+		}), source), unbounded))
+		require.Equal(t, fanout.Delivered, dispatch(t.Context(), d)["crm"].Outcome, "fetches, is refused, fetches again")
+		_ = dispatch(t.Context(), d)
+		time.Sleep(time.Minute)
+		revoked = "Bearer t-2"
+		all(100, func() {
+			r := dispatch(t.Context(), d)["crm"]
+			assert.Equal(t, fanout.Delivered, r.Outcome)
+			assert.LessOrEqual(t, len(r.Attempts), 2)
+		})
+		assert.EqualValues(t, 3, source.calls.Load())
+	})
+}
+
+func TestATokenSourceMayPanic(t *testing.T) {
+	d := newDispatcher(t, withTokens(via("crm", answering(200)), fanout.TokenSourceFunc(func(context.Context) (fanout.Token, error) { panic("oops") })))
+	r := dispatch(t.Context(), d)["crm"]
+	assert.Equal(t, fanout.Rejected, r.Outcome)
+	var panicked *fanout.PanicError
+	require.ErrorAs(t, r.Err, &panicked)
+}

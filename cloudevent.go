@@ -1,0 +1,164 @@
+package fanout
+
+import (
+	"cmp"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// CloudEvent is a payload as CloudEvents 1.0 describes it, for targets that take
+// events in that form:
+//
+//	payload, err := fanout.CloudEvent{Source: "/shop", Type: "shop.order.placed", Data: order}.Binary()
+type CloudEvent struct {
+	// Source and Type say where the event comes from, as a URI-reference, and what
+	// it is. Required.
+	Source, Type string
+	// ID tells it from all others of the source. Default minted; the payload's
+	// idempotency key is made of it if it is given.
+	ID string
+	// Subject is what it is about, within the source. Default none.
+	Subject string
+	// Time is when it happened. Default now.
+	Time time.Time
+	// DataSchema is a URI. Default none.
+	DataSchema string
+	// Extensions are further attributes, by names of lower-case letters and digits.
+	Extensions map[string]string
+	// Data is encoded as JSON, unless Body is given. Default none.
+	Data any
+	// Body and ContentType are data in another form.
+	Body        []byte
+	ContentType string
+}
+
+// Binary has the attributes in headers, and the data as the body.
+func (e CloudEvent) Binary() (Payload, error) {
+	attributes, err := e.attributes()
+	if err != nil {
+		return Payload{}, err
+	}
+	p := e.payload()
+	p.Value, p.Body, p.ContentType = e.Data, e.Body, e.ContentType
+	p.Header = make(http.Header, len(attributes))
+	for name, value := range attributes {
+		p.Header["Ce-"+strings.ToUpper(name[:1])+name[1:]] = []string{percentEncoded(value)}
+	}
+	return p, nil
+}
+
+// Structured has all in one JSON document.
+func (e CloudEvent) Structured() (Payload, error) {
+	attributes, err := e.attributes()
+	if err != nil {
+		return Payload{}, err
+	}
+	document := make(map[string]any, len(attributes)+2)
+	for name, value := range attributes {
+		document[name] = value
+	}
+	switch {
+	case e.Body != nil && isJSON(e.ContentType):
+		document["data"], document["datacontenttype"] = json.RawMessage(e.Body), e.ContentType
+	case e.Body != nil:
+		document["data_base64"], document["datacontenttype"] = base64.StdEncoding.EncodeToString(e.Body), e.ContentType
+	case e.Data != nil:
+		document["data"], document["datacontenttype"] = e.Data, cmp.Or(e.ContentType, "application/json")
+	}
+	p := e.payload()
+	if p.Body, err = marshal(document); err != nil {
+		return Payload{}, &InvalidError{Field: "CloudEvent.Data", Err: err}
+	}
+	p.ContentType = "application/cloudevents+json"
+	return p, nil
+}
+
+func isJSON(contentType string) bool {
+	mediaType, _, _ := strings.Cut(contentType, ";")
+	mediaType = strings.TrimSpace(mediaType)
+	return mediaType == "application/json" || strings.HasSuffix(mediaType, "+json")
+}
+
+// payload repeats its keys if the event is sent again.
+func (e CloudEvent) payload() Payload {
+	if e.ID == "" || !validKey(e.ID) {
+		return Payload{}
+	}
+	return Payload{IdempotencyKey: e.ID}
+}
+
+func (e CloudEvent) attributes() (map[string]string, error) {
+	if err := e.check(); err != nil {
+		return nil, err
+	}
+	when := e.Time
+	if when.IsZero() {
+		when = time.Now()
+	}
+	all := map[string]string{
+		"specversion": "1.0", "id": cmp.Or(e.ID, newID()), "source": e.Source, "type": e.Type,
+		"time": when.UTC().Format(time.RFC3339Nano), "subject": e.Subject, "dataschema": e.DataSchema,
+	}
+	maps.Copy(all, e.Extensions)
+	maps.DeleteFunc(all, func(_, value string) bool { return value == "" })
+	return all, nil
+}
+
+func (e CloudEvent) check() error {
+	bad := func(field, text string) error {
+		return &InvalidError{Field: "CloudEvent." + field, Err: errors.New(text)}
+	}
+	_, sourceErr := url.Parse(e.Source)
+	switch {
+	case e.Source == "":
+		return bad("Source", "empty")
+	case sourceErr != nil:
+		return bad("Source", "not a URI-reference")
+	case e.Type == "":
+		return bad("Type", "empty")
+	case e.Data != nil && e.Body != nil:
+		return bad("Body", "set together with Data")
+	case e.Body != nil && e.ContentType == "":
+		return bad("ContentType", "required with Body")
+	}
+	for name := range e.Extensions {
+		if !extensionName(name) {
+			return bad("Extensions", fmt.Sprintf("%.40q is not lower-case letters and digits, or an attribute of the specification", name))
+		}
+	}
+	return nil
+}
+
+func extensionName(name string) bool {
+	for i := range len(name) {
+		if c := name[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') {
+			return false
+		}
+	}
+	switch name {
+	case "", "specversion", "id", "source", "type", "time", "subject", "dataschema", "datacontenttype", "data":
+		return false
+	}
+	return true
+}
+
+// percentEncoded follows the HTTP protocol binding, section 3.1.3.2: what is not
+// printable ASCII, and space, quote and percent, byte by byte.
+func percentEncoded(value string) string {
+	var b strings.Builder
+	for i := range len(value) {
+		if c := value[i]; c <= ' ' || c > '~' || c == '"' || c == '%' {
+			fmt.Fprintf(&b, "%%%02X", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}

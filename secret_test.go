@@ -1,0 +1,102 @@
+package fanout_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/fanout-go/fanout"
+)
+
+func TestASecretShowsItselfToNobody(t *testing.T) {
+	secret := fanout.NewSecret("s3cr3t")
+	holder := struct {
+		Key    fanout.Secret
+		Also   *fanout.Secret
+		Any    any
+		hidden fanout.Secret
+		List   []fanout.Secret
+		ByName map[string]fanout.Secret
+	}{secret, &secret, secret, secret, []fanout.Secret{secret}, map[string]fanout.Secret{"a": secret}}
+	var shown bytes.Buffer
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%T", "%10s", "%t"} {
+		fmt.Fprintf(&shown, verb+"\n", secret)
+		fmt.Fprintf(&shown, verb+"\n", &secret)
+		fmt.Fprintf(&shown, verb+"\n", holder.List)
+		fmt.Fprintf(&shown, verb+"\n", holder.ByName)
+	}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
+		exported := holder
+		exported.hidden = fanout.Secret{} // fmt cannot call methods of what is not exported
+		fmt.Fprintf(&shown, verb+"\n", exported)
+	}
+	encoded, err := json.Marshal(holder)
+	require.NoError(t, err)
+	shown.Write(encoded)
+	slog.New(slog.NewJSONHandler(&shown, nil)).Info("x", "key", secret, "holder", holder, "pointer", &secret)
+	text := slog.New(slog.NewTextHandler(&shown, nil))
+	text.Info("x", "key", secret, "pointer", &secret)
+	fmt.Fprintln(&shown, fmt.Errorf("with %w %v", os.ErrExist, secret), secret.String(), secret.GoString())
+	func() {
+		defer func() { fmt.Fprint(&shown, recover()) }()
+		panic(secret)
+	}()
+	assert.NotContains(t, shown.String(), "s3cr3t")
+	assert.NotContains(t, shown.String(), fmt.Sprintf("%x", "s3cr3t"))
+	assert.Equal(t, "s3cr3t", secret.Reveal())
+	assert.False(t, secret.IsZero())
+}
+
+func TestAFieldThatIsNotExportedHidesItToo(t *testing.T) {
+	holder := struct{ hidden fanout.Secret }{fanout.NewSecret("s3cr3t")}
+	assert.NotContains(t, fmt.Sprintf("%v %+v %#v", holder, holder, &holder), "s3cr3t")
+}
+
+func TestASecretIsReadFromConfiguration(t *testing.T) {
+	var config struct{ Key fanout.Secret }
+	require.NoError(t, json.Unmarshal([]byte(`{"Key":"s3cr3t"}`), &config))
+	assert.Equal(t, "s3cr3t", config.Key.Reveal())
+}
+
+func TestAnEnvironmentVariableIsLookedUpWhenNeeded(t *testing.T) {
+	source := fanout.EnvSecret("FANOUT_TEST_KEY")
+	_, err := source.Secret(t.Context())
+	require.EqualError(t, err, `environment variable "FANOUT_TEST_KEY" is not set, or empty`)
+	t.Setenv("FANOUT_TEST_KEY", "rotated")
+	secret, err := source.Secret(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, "rotated", secret.Reveal())
+}
+
+func TestAFileIsReadAgainWhenItChanges(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "key")
+	write := func(content string) { require.NoError(t, os.WriteFile(path, []byte(content), 0o600)) }
+	read := func(source fanout.SecretSource) string {
+		secret, err := source.Secret(t.Context())
+		require.NoError(t, err)
+		return secret.Reveal()
+	}
+	_, err := fanout.FileSecret(path).Secret(t.Context())
+	require.EqualError(t, err, path+": no such file or directory")
+	write("first\n")
+	synctest.Test(t, func(*testing.T) {
+		source := fanout.FileSecret(path)
+		assert.Equal(t, "first", read(source))
+		write("the second\n")
+		assert.Equal(t, "first", read(source), "looked at once a second")
+		time.Sleep(time.Second)
+		assert.Equal(t, "the second", read(source))
+		require.NoError(t, os.Remove(path))
+		time.Sleep(time.Second)
+		assert.Equal(t, "the second", read(source), "what it held last")
+	})
+}
