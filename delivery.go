@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"strings"
 	"time"
@@ -76,7 +77,9 @@ func (dl *delivery) deliver() error {
 		return err
 	}
 	for {
-		if err := dl.attemptOrHedge(); err != nil {
+		if err := dl.attemptOrHedge(); errors.Is(err, ErrBreakerOpen) && dl.holdOn(WaitBreaker) {
+			continue
+		} else if err != nil {
 			return err
 		}
 		if dl.verdict.reach == delivered {
@@ -168,7 +171,7 @@ func (dl *delivery) send(ctx context.Context, now time.Time) error {
 
 	dl.attempts = append(dl.attempts, Attempt{RequestID: dl.request.RequestID, Start: now, Kind: dl.kind})
 	dl.sending, dl.paid = true, false
-	dl.gates.tally.inFlight.Add(1)
+	dl.gates.tally.sent(len(dl.attempts) > 1)
 	response, err := t.send(ctx, x)
 	if response != nil {
 		dl.response = response
@@ -248,12 +251,34 @@ func (dl *delivery) nextWait() (time.Duration, error) {
 	if v.expired {
 		return wait, nil // for our own credentials, once in a delivery: no storm
 	}
-	if !dl.gates.budget.take() {
+	for !dl.gates.budget.take() {
 		dl.tellRefusedRetry()
-		return 0, ErrRetryBudget
+		if !dl.holdOn(WaitBudget) {
+			return 0, ErrRetryBudget
+		}
 	}
 	dl.paid = true
 	return wait, nil
+}
+
+// holdOn waits before a gate that is shut, and reports whether to try it again.
+// That is for what nobody waits for, and while there is room for it.
+func (dl *delivery) holdOn(why Wait) bool {
+	q := dl.dispatch.s.queue
+	if q == nil || !q.hasRoom(dl.target.Name) {
+		return false
+	}
+	openFor := max(dl.target.policy.Breaker.OpenFor, time.Second)
+	wait := openFor/10 + rand.N(openFor/10)
+	ctx := dl.clock.total()
+	if deadline, ok := ctx.Deadline(); ok && wait >= time.Until(deadline) {
+		return false
+	}
+	dl.queued = true
+	began := time.Now()
+	err := sleep(ctx, wait)
+	dl.tellWait(why, began)
+	return err == nil
 }
 
 // abandon ends an attempt that is out though its code has ended: by a panic or

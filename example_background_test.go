@@ -23,7 +23,10 @@ func Example_background() {
 	defer crm.Close()
 	targets := []fanout.Target{{Name: "crm", URL: crm.URL}}
 	page := func(text string, r fanout.Result) { fmt.Println(text, r.Target, r.Outcome) }
-	store := func(body []byte, target, key string) { fmt.Println("stored", string(body), target, key) }
+	store := func(target string, outcome fanout.Outcome, p fanout.Payload) {
+		fmt.Println("stored", target, outcome, string(p.Body), p.IdempotencyKey)
+	}
+	const grace = 50 * time.Millisecond
 
 	d, err := fanout.New(fanout.Config{
 		Targets: targets,
@@ -56,17 +59,17 @@ func Example_background() {
 		_ = answer.Body.Close()
 	}
 
-	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), grace) // not the signal's, which has ended
 	defer cancel()
 	_ = server.Shutdown(ctx) // first: until then handlers submit
 	err = d.Close(ctx)
 	var left *fanout.UndeliveredError
 	if errors.As(err, &left) {
 		for _, u := range left.Left {
-			store(u.Submission.Body, u.Result.Target, u.Result.PayloadKey)
+			store(u.Result.Target, u.Result.Outcome, u.Submission.Repeat())
 		}
 	}
 	// Output:
 	// 202 Accepted
-	// stored "hi" crm visit-7
+	// stored crm unknown "hi" visit-7
 }

@@ -48,7 +48,8 @@ type Config struct {
 	// [log/slog.Default]. Default none.
 	OnResult func(context.Context, *Submission, Result)
 	// OnDeadLetter is told of every submitted delivery that failed for good, after
-	// OnResult and like it. Default none.
+	// OnResult and like it; the delivery still takes up its room then. Logger has it
+	// anyway. Of a Dispatch it is told what a saga could not undo. Default none.
 	OnDeadLetter func(context.Context, *Submission, Result)
 
 	// Logger gets one record for each dispatch that failed and each dead letter
@@ -64,7 +65,8 @@ type Config struct {
 	SecurityLogger *slog.Logger
 	// TracerProvider makes the spans. Default OpenTelemetry's global one.
 	TracerProvider trace.TracerProvider
-	// MeterProvider makes the metrics. Default OpenTelemetry's global one.
+	// MeterProvider makes the metrics. Default OpenTelemetry's global one. Flush it
+	// after Close; gauges are no longer observed then.
 	MeterProvider metric.MeterProvider
 	// Propagator writes the trace context into the requests of HTTP targets.
 	// Default OpenTelemetry's global one, without baggage.

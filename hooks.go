@@ -32,4 +32,6 @@ const (
 	WaitRateLimit Wait = "rate_limit"
 	WaitBulkhead  Wait = "bulkhead"
 	WaitBackoff   Wait = "backoff"
+	WaitBreaker   Wait = "breaker"      // to close, in the background
+	WaitBudget    Wait = "retry_budget" // to refill, in the background
 )

@@ -117,6 +117,7 @@ func (q *memoryQueue) trySubmit(ctx context.Context, s *Submission) (done <-chan
 		return q.nextDone(), err
 	}
 	q.undone++
+	s.queue = q
 	s.undone = 1
 	if s.Chained() {
 		q.add(task{ctx: ctx, s: s, target: s.targets[0].Name})
@@ -152,6 +153,14 @@ func (s *Submission) lanes() int {
 func (q *memoryQueue) crowded(target string) bool {
 	l := q.lanes[target]
 	return l != nil && l.undone >= q.limits.MaxPerTarget
+}
+
+// hasRoom reports whether a delivery may take its time.
+func (q *memoryQueue) hasRoom(target string) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	l := q.lanes[target]
+	return l == nil || 2*l.undone <= q.limits.MaxPerTarget
 }
 
 func (q *memoryQueue) nextDone() <-chan struct{} {

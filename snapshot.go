@@ -104,7 +104,8 @@ type lastError struct {
 	at    time.Time
 }
 
-func (t *tally) attempted(again bool) {
+func (t *tally) sent(again bool) {
+	t.inFlight.Add(1)
 	t.attempts.Add(1)
 	if again {
 		t.retries.Add(1)

@@ -42,7 +42,7 @@ func TestASnapshotSaysHowEachTargetIs(t *testing.T) {
 		assert.False(t, down.LastErrorAt.Before(began))
 		down.LastErrorAt = time.Time{}
 		assert.Equal(t, fanout.TargetSnapshot{Target: "down", Breaker: fanout.BreakerOpen, Attempts: 3, Retries: 2, Failed: 1, Rejected: 1, LastError: "500"}, down)
-		assert.Equal(t, fanout.TargetSnapshot{Target: "hangs", Optional: true, Breaker: fanout.BreakerClosed, InFlight: 1, Waiting: 1, Queued: 2, OldestAge: time.Second}, s.Targets[2])
+		assert.Equal(t, fanout.TargetSnapshot{Target: "hangs", Optional: true, Breaker: fanout.BreakerClosed, InFlight: 1, Waiting: 1, Queued: 2, OldestAge: time.Second, Attempts: 1}, s.Targets[2])
 
 		over, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()

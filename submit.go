@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -25,12 +26,25 @@ type Submission struct {
 	targets []*target // nil after a restart: found by name then
 	graph   *graph    // nil if they do not depend on each other
 	enough  enough
-	undone  int // deliveries; for the queue in memory
+	queue   *memoryQueue // if it waits there
+	undone  int          // deliveries; for the queue in memory
 }
 
 // Chained reports whether the deliveries depend on each other, by [Target.After],
 // Compensate or Pivot: then they are made together, by [Worker.DeliverAll].
 func (s *Submission) Chained() bool { return s.graph != nil }
+
+// Repeat is the payload as it was submitted: given to Submit or Dispatch again, with
+// [To], its targets get the same keys.
+//
+//	id, err := d.Submit(ctx, left.Submission.Repeat(), fanout.To(left.Result.Target))
+func (s *Submission) Repeat() Payload {
+	p := Payload{Body: s.Body, ContentType: s.ContentType, Header: s.Header, IdempotencyKey: s.payloadKey(), CorrelationID: s.CorrelationID}
+	if len(s.Body) == 0 {
+		p.Body, p.ContentType = nil, ""
+	}
+	return p
+}
 
 // payloadKey repeats the submission's keys.
 func (s *Submission) payloadKey() string { return cmp.Or(s.IdempotencyKey, s.DispatchID) }
@@ -40,6 +54,11 @@ func (s *Submission) payloadKey() string { return cmp.Or(s.IdempotencyKey, s.Dis
 // the correlation ID, but neither its end nor its deadline: each has
 // [Policy.Timeout] from when it begins. What became of them is told to
 // [Config.OnResult] and [Config.OnDeadLetter].
+//
+// With the queue in memory a delivery waits, within its Timeout, while its target's
+// breaker is open or the retry budget spent, so that a short outage is ridden out.
+// It does not if half of the room for its target is taken: then it fails at once,
+// and is a dead letter.
 //
 // If there is an error, nothing was accepted: the input is refused as by
 // [Dispatcher.Dispatch], the queue has no room ([ErrFull]), or the dispatcher is
@@ -78,7 +97,9 @@ func (w worker) Deliver(ctx context.Context, s *Submission, name string) Result 
 		return Result{Target: name, Outcome: Rejected, DispatchID: s.DispatchID, PayloadKey: s.payloadKey(),
 			Err: &TargetError{Target: name, Outcome: Rejected, Reason: errorIn(name, reason)}}
 	}
-	return w.newDispatch(ctx, []*target{t}, s, nil).run()[name]
+	r := w.newDispatch(ctx, []*target{t}, s, nil).run()[name]
+	r.position = int32(slices.Index(s.Targets, name)) //nolint:gosec // no dispatch has that many targets
+	return r
 }
 
 func (w worker) DeliverAll(ctx context.Context, s *Submission) Results {
@@ -107,7 +128,7 @@ func refusal(s *Submission, reason error) Results {
 
 func (s *Submission) refused(position int, reason error) Result {
 	name := s.Targets[position]
-	return Result{Target: name, Outcome: Rejected, position: int32(position), DispatchID: s.DispatchID, PayloadKey: s.payloadKey(), //nolint:gosec // no dispatch has that many targets
+	return Result{Target: name, Outcome: Rejected, Optional: s.targets != nil && s.targets[position].Optional, position: int32(position), DispatchID: s.DispatchID, PayloadKey: s.payloadKey(), //nolint:gosec // no dispatch has that many targets
 		Err: &TargetError{Target: name, Outcome: Rejected, Reason: reason}}
 }
 

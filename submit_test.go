@@ -426,3 +426,94 @@ func TestEveryAcceptedDeliveryIsReportedOrNamedOnce(t *testing.T) {
 		})
 	}
 }
+
+func TestAShortOutageIsRiddenOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var results fanouttest.Results
+		up := time.Now().Add(10 * time.Second)
+		d := newWith(t, fanout.Config{OnResult: results.OnResult, Targets: []fanout.Target{via("crm", func(*http.Request) (*http.Response, error) {
+			if time.Now().Before(up) {
+				return answer(500, ""), nil
+			}
+			return answer(200, ""), nil
+		})}})
+		var ids []string
+		for range 200 {
+			ids = append(ids, submit(t, d))
+		}
+		delivered := 0
+		for _, id := range ids {
+			got, err := results.Wait(t.Context(), id)
+			require.NoError(t, err)
+			if got["crm"].Outcome == fanout.Delivered {
+				delivered++
+			}
+		}
+		// The first few used up their attempts, or the budget, before the circuit opened.
+		assert.Greater(t, delivered, 130)
+	})
+}
+
+func TestALongOutageLeavesRoomForOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		down := with(via("crm", answering(500)), fanout.Policy{Breaker: fanout.Breaker{OpenFor: time.Hour}, Retry: fanout.Retry{MaxAttempts: 1}})
+		d := newWith(t, fanout.Config{Targets: []fanout.Target{down}, Queue: fanout.NewMemoryQueue(fanout.MemoryLimits{MaxPerTarget: 20})})
+		for range 100 {
+			submit(t, d) // which is never refused
+			synctest.Wait()
+		}
+	})
+}
+
+func TestWhatTheQueueRejectsIsOptionalIfItsTargetIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, err := fanout.New(fanout.Config{
+			Targets: []fanout.Target{optional(via("analytics", hanging)), via("crm", answering(200))},
+			Queue:   fanout.NewMemoryQueue(fanout.MemoryLimits{MaxPerTarget: 2, Workers: 1}),
+		})
+		require.NoError(t, err)
+		submit(t, d)
+		submit(t, d)
+		over, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		var left *fanout.UndeliveredError
+		require.ErrorAs(t, d.Close(over), &left)
+		require.Len(t, left.Left, 2)
+		for _, u := range left.Left {
+			assert.True(t, u.Result.Optional)
+		}
+	})
+}
+
+func TestSubmittedResultsAreInDefinitionOrder(t *testing.T) {
+	var results fanouttest.Results
+	d := newWith(t, fanout.Config{OnResult: results.OnResult, Targets: []fanout.Target{via("zeta", answering(200)), via("mid", answering(200)), via("alpha", answering(200))}})
+	got, err := results.Wait(t.Context(), submit(t, d))
+	require.NoError(t, err)
+	assert.Equal(t, []string{"zeta", "mid", "alpha"}, names(got))
+}
+
+func TestWhatWasLeftIsRepeatedWithItsKeys(t *testing.T) {
+	var keys []string
+	var left *fanout.Submission
+	statuses := inTurn(400, 200)
+	var results fanouttest.Results
+	d := newWith(t, fanout.Config{
+		OnResult: results.OnResult, OnDeadLetter: func(_ context.Context, s *fanout.Submission, _ fanout.Result) { left = s },
+		Targets: []fanout.Target{via("crm", func(r *http.Request) (*http.Response, error) {
+			keys = append(keys, r.Header.Get("Idempotency-Key")+" "+r.Header.Get("X-Tenant")+" "+r.Header.Get("X-Correlation-Id"))
+			return answer(statuses(), ""), nil
+		})},
+	})
+	id, err := d.Submit(t.Context(), fanout.Payload{Value: "hello", Header: http.Header{"X-Tenant": {"acme"}}})
+	require.NoError(t, err)
+	require.NoError(t, d.Close(t.Context()))
+	again := newWith(t, fanout.Config{Targets: []fanout.Target{via("crm", func(r *http.Request) (*http.Response, error) {
+		keys = append(keys, r.Header.Get("Idempotency-Key")+" "+r.Header.Get("X-Tenant")+" "+r.Header.Get("X-Correlation-Id"))
+		return answer(200, ""), nil
+	})}})
+	_, err = again.Dispatch(t.Context(), left.Repeat(), fanout.To("crm"))
+	require.NoError(t, err)
+	want := id + ":crm acme " + id
+	assert.Equal(t, []string{want, want}, keys)
+}

@@ -84,7 +84,6 @@ func (dl *delivery) tellAttempt(ctx context.Context) context.Context {
 // tellSent comes when the attempt's verdict is known.
 func (dl *delivery) tellSent(a *Attempt) {
 	ctx := dl.within(dl.clock.ctx)
-	dl.gates.tally.attempted(len(dl.attempts) > 1)
 	if dl.spans != nil {
 		dl.endAttemptSpan(a)
 	}

@@ -2,6 +2,7 @@ package fanouttest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"sync"
@@ -39,6 +40,9 @@ func (r *Results) OnResult(_ context.Context, s *fanout.Submission, result fanou
 // targets. If ctx ends before, it returns those there are, and an error that names
 // the targets without one.
 func (r *Results) Wait(ctx context.Context, dispatchID string) (fanout.Results, error) {
+	if dispatchID == "" {
+		return nil, errors.New("fanouttest: no dispatch ID: did Submit fail?")
+	}
 	for {
 		results, missing, more := r.look(dispatchID)
 		if len(results) > 0 && len(missing) == 0 {
