@@ -1,0 +1,135 @@
+package fanout_test
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/fanout-go/fanout"
+)
+
+func TestTheGuardKnowsAddressesInAnySpelling(t *testing.T) {
+	const ok, no = true, false
+	// What is let through goes to a proxy, so that nothing leaves this machine.
+	proxy := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer proxy.Close()
+	through, err := url.Parse(proxy.URL)
+	require.NoError(t, err)
+	guard := &fanout.Guard{Proxy: through}
+	for host, public := range map[string]bool{
+		"1.1.1.1": ok, "8.8.8.8": ok, "93.184.216.34": ok, "100.63.255.255": ok, "100.128.0.1": ok, "172.15.255.255": ok, "172.32.0.1": ok,
+		"192.167.255.255": ok, "192.169.0.1": ok, "169.253.255.255": ok, "198.17.255.255": ok, "198.20.0.1": ok, "223.255.255.254": ok, "11.0.0.1": ok, "126.255.255.255": ok, "128.0.0.1": ok,
+		"[2606:4700:4700::1111]": ok, "[2a00:1450:4001:80b::200e]": ok, "[2620:fe::fe]": ok, "[2003::1]": ok,
+
+		"127.0.0.1": no, "127.1.2.3": no, "127.255.255.255": no, "0.0.0.0": no, "0.1.2.3": no,
+		"10.0.0.1": no, "10.255.255.255": no, "172.16.0.1": no, "172.31.255.255": no, "192.168.0.1": no, "192.168.255.255": no,
+		"169.254.169.254": no, "169.254.0.1": no, "169.254.170.2": no, "168.63.129.16": no, "100.64.0.1": no, "100.100.100.200": no, "100.127.255.255": no,
+		"192.0.0.192": no, "192.0.2.1": no, "192.88.99.1": no, "198.18.0.1": no, "198.19.255.255": no, "198.51.100.7": no, "203.0.113.7": no,
+		"224.0.0.1": no, "239.255.255.255": no, "240.0.0.1": no, "255.255.255.255": no, "192.31.196.1": no, "192.52.193.1": no, "192.175.48.1": no,
+		"[::1]": no, "[::]": no, "[0:0:0:0:0:0:0:1]": no, "[::127.0.0.1]": no, "[::ffff:127.0.0.1]": no, "[::ffff:7f00:1]": no, "[::ffff:169.254.169.254]": no, "[::ffff:a9fe:a9fe]": no, "[::ffff:10.0.0.1]": no,
+		"[::ffff:8.8.8.8]": ok, "[64:ff9b::a9fe:a9fe]": no, "[64:ff9b::8.8.8.8]": no, "[64:ff9b:1::1]": no,
+		"[2002:7f00:1::]": no, "[2002:a9fe:a9fe::1]": no, "[2001:0:1::1]": no, "[2001::1]": no, "[2001:db8::1]": no, "[2001:10::1]": no, "[2001:20::1]": no, "[2620:4f:8000::1]": no, "[3fff::1]": no,
+		"[fc00::1]": no, "[fd00:ec2::254]": no, "[fe80::1]": no, "[fe80::1%25eth0]": no, "[febf::1]": no, "[fec0::1]": no, "[ff02::1]": no, "[100::1]": no, "[5f00::1]": no, "[4000::1]": no,
+	} {
+		d := newDispatcher(t, fanout.Target{Name: "hook", URL: "http://" + host + "/", Guard: guard})
+		r := dispatch(t.Context(), d)["hook"]
+		if public {
+			require.NoError(t, r.Err, host)
+		} else {
+			require.ErrorIs(t, r.Err, fanout.ErrAddressRefused, host)
+		}
+	}
+}
+
+func TestNamesThatMeanLoopbackToSomeResolversReachNothing(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("reached") }))
+	defer server.Close()
+	port := strconv.Itoa(server.Listener.Addr().(*net.TCPAddr).Port)
+	guard := &fanout.Guard{Ports: []uint16{}}
+	for _, host := range []string{"localhost", "LOCALHOST", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "127.1", "127.0.0.1.", "localhost."} {
+		d := newDispatcher(t, with(fanout.Target{Name: "hook", URL: "http://" + host + ":" + port, Guard: guard}, fanout.Policy{Timeout: 2 * time.Second}))
+		assert.NotEqual(t, fanout.Delivered, dispatch(t.Context(), d)["hook"].Outcome, host)
+	}
+}
+
+func TestTheGuardLooksAtWhatIsDialled(t *testing.T) {
+	var reached int
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached++ }))
+	defer server.Close()
+	address := server.Listener.Addr().(*net.TCPAddr)
+	port := uint16(address.Port)
+	loopback := netip.MustParsePrefix("127.0.0.0/8")
+	byName := "http://localhost:" + strconv.Itoa(address.Port) + "/x"
+	for name, test := range map[string]struct {
+		url   string
+		guard fanout.Guard
+		want  string // of the error; empty if it is let through
+	}{
+		"public only":           {server.URL, fanout.Guard{}, "port " + strconv.Itoa(address.Port)},
+		"any port":              {server.URL, fanout.Guard{Ports: []uint16{}}, "127.0.0.1 is not public"},
+		"a name":                {byName, fanout.Guard{Ports: []uint16{}}, "is not public"},
+		"allowed":               {server.URL, fanout.Guard{Ports: []uint16{port}, Allow: []netip.Prefix{loopback}}, ""},
+		"allowed, not the port": {server.URL, fanout.Guard{Allow: []netip.Prefix{loopback}}, "port " + strconv.Itoa(address.Port)},
+		"allowed and denied":    {server.URL, fanout.Guard{Ports: []uint16{port}, Allow: []netip.Prefix{loopback}, Deny: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}, "127.0.0.1 is denied"},
+	} {
+		reached = 0
+		target := fanout.Target{Name: "hook", URL: test.url, Guard: &test.guard}
+		r := dispatch(t.Context(), newDispatcher(t, target))["hook"]
+		if test.want == "" {
+			require.NoError(t, r.Err, name)
+			continue
+		}
+		require.ErrorContains(t, r.Err, test.want, name)
+		require.ErrorIs(t, r.Err, fanout.ErrAddressRefused, name)
+		assert.Equal(t, fanout.Failed, r.Outcome, name)
+		assert.Len(t, r.Attempts, 1, "%s: not retried", name)
+		assert.Zero(t, reached, name)
+	}
+}
+
+func TestGuardedTargetsUseNobodyElsesConnections(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer server.Close()
+	d := newDispatcher(t, fanout.Target{Name: "own", URL: server.URL}, fanout.Target{Name: "hook", URL: server.URL, Guard: &fanout.Guard{Ports: []uint16{}}})
+	require.NoError(t, dispatch(t.Context(), d, fanout.To("own"))["own"].Err, "whose connection is now idle")
+	require.ErrorIs(t, dispatch(t.Context(), d, fanout.To("hook"))["hook"].Err, fanout.ErrAddressRefused)
+}
+
+func TestAProxyIsOnlyUsedOnPurpose(t *testing.T) {
+	var asked string
+	proxy := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { asked = r.URL.String() }))
+	defer proxy.Close()
+	t.Setenv("HTTP_PROXY", proxy.URL)
+	through, err := url.Parse(proxy.URL)
+	require.NoError(t, err)
+	guard := &fanout.Guard{Proxy: through}
+	for address, refused := range map[string]bool{"http://hook.example/x": false, "http://10.0.0.1/x": true, "http://hook.example:22/x": true, "http://[::1]/x": true} {
+		asked = ""
+		r := dispatch(t.Context(), newDispatcher(t, fanout.Target{Name: "hook", URL: address, Guard: guard}))["hook"]
+		if refused {
+			require.ErrorIs(t, r.Err, fanout.ErrAddressRefused, address)
+			assert.Empty(t, asked)
+		} else {
+			require.NoError(t, r.Err)
+			assert.Equal(t, address, asked)
+		}
+	}
+}
+
+func TestARefusedAddressSaysNothingAboutTheTarget(t *testing.T) {
+	d := newDispatcher(t, fanout.Target{Name: "hook", URL: "http://10.0.0.1", Guard: fanout.PublicOnly, Policy: fanout.Policy{Breaker: fanout.Breaker{ConsecutiveFailures: 1}}})
+	for range 3 {
+		require.ErrorIs(t, dispatch(context.Background(), d)["hook"].Err, fanout.ErrAddressRefused)
+	}
+	state, _ := d.BreakerState("hook")
+	assert.Equal(t, fanout.BreakerClosed, state)
+}

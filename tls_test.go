@@ -1,0 +1,93 @@
+package fanout_test
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/fanout-go/fanout"
+)
+
+func (a *authority) writeCA(t *testing.T, file string) {
+	t.Helper()
+	require.NoError(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.certificate.Raw}), 0o600))
+}
+
+func TestAClientCertificateIsReloadedWithoutDroppingAnything(t *testing.T) {
+	a, dir := newAuthority(t), t.TempDir()
+	files := &fanout.TLS{CertFile: filepath.Join(dir, "client.pem"), KeyFile: filepath.Join(dir, "client.key"), CAFile: filepath.Join(dir, "ca.pem")}
+	a.writeCA(t, files.CAFile)
+	a.writeClient(t, "first", files.CertFile, files.KeyFile)
+	callers, proceed := make(chan string, 10), make(chan struct{}, 10)
+	server := a.serveTLS(t, func(w http.ResponseWriter, r *http.Request) {
+		callers <- r.TLS.PeerCertificates[0].Subject.CommonName
+		<-proceed
+		w.Header().Set("Connection", "close") // so that the next one shakes hands
+	}, func(*x509.Certificate) {})
+	d := newDispatcher(t, fanout.Target{Name: "crm", URL: server.URL, TLS: files})
+
+	under := make(chan fanout.Results)
+	go func() { under <- dispatch(t.Context(), d) }()
+	require.Equal(t, "first", <-callers)
+	a.writeClient(t, "second", files.CertFile, files.KeyFile)
+	proceed <- struct{}{}
+	require.NoError(t, (<-under)["crm"].Err, "what was under way goes on")
+
+	deadline := time.Now().Add(10 * time.Second) // a file is looked at once a second
+	for caller := ""; caller != "second"; {
+		require.True(t, time.Now().Before(deadline), "never reloaded")
+		proceed <- struct{}{}
+		require.NoError(t, dispatch(t.Context(), d)["crm"].Err)
+		caller = <-callers
+		time.Sleep(50 * time.Millisecond)
+	}
+
+	require.NoError(t, os.WriteFile(files.KeyFile, []byte("half a key"), 0o600))
+	proceed <- struct{}{}
+	require.NoError(t, dispatch(t.Context(), d)["crm"].Err, "the last that did fit are used")
+	assert.Equal(t, "second", <-callers)
+}
+
+func TestAnOldTLSIsRefused(t *testing.T) {
+	a, dir := newAuthority(t), t.TempDir()
+	ca := filepath.Join(dir, "ca.pem")
+	a.writeCA(t, ca)
+	pair, err := tls.X509KeyPair(a.issue(t, "server", func(*x509.Certificate) {}))
+	require.NoError(t, err)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("reached") }))
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10}
+	server.Config.ErrorLog = quiet
+	server.StartTLS()
+	defer server.Close()
+	d := newDispatcher(t, with(fanout.Target{Name: "crm", URL: server.URL, TLS: &fanout.TLS{CAFile: ca}}, once))
+	require.Error(t, dispatch(t.Context(), d)["crm"].Err)
+}
+
+func TestFilesThatCannotBeUsedAreRefusedByField(t *testing.T) {
+	a, dir := newAuthority(t), t.TempDir()
+	cert, key, junk := filepath.Join(dir, "c.pem"), filepath.Join(dir, "c.key"), filepath.Join(dir, "junk")
+	a.writeClient(t, "client", cert, key)
+	require.NoError(t, os.WriteFile(junk, []byte("junk"), 0o600))
+	for want, files := range map[string]fanout.TLS{
+		`target "crm": TLS.CAFile: no such file`:                    {CAFile: filepath.Join(dir, "none")},
+		`target "crm": TLS.CAFile: has no certificate in PEM`:       {CAFile: junk},
+		`target "crm": TLS.CertFile: ` + filepath.Join(dir, "none"): {CertFile: filepath.Join(dir, "none"), KeyFile: key},
+		`its KeyFile cannot be read`:                                {CertFile: cert},
+		`tls: failed to find any PEM data`:                          {CertFile: cert, KeyFile: junk},
+	} {
+		_, err := fanout.New(fanout.Config{Targets: []fanout.Target{{Name: "crm", URL: "https://crm.example", TLS: &files}}})
+		require.ErrorIs(t, err, fanout.ErrInvalid)
+		require.ErrorContains(t, err, want)
+	}
+	_, err := fanout.New(fanout.Config{Targets: []fanout.Target{{Name: "crm", URL: "https://crm.example", TLS: &fanout.TLS{}, Transport: http.DefaultTransport}}})
+	require.ErrorContains(t, err, `target "crm": Transport: set together with TLS or Guard`)
+}
