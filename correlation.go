@@ -1,6 +1,7 @@
 package fanout
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -58,10 +59,10 @@ func ValidCorrelationID(id string) bool {
 
 // CorrelationMiddleware puts the inbound request's X-Correlation-ID into its
 // context and on its response. A request with none, or none that is valid, gets
-// a new one.
+// a new one; one whose context has an ID already keeps that.
 func CorrelationMiddleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		id := r.Header.Get(CorrelationHeader)
+		id := cmp.Or(CorrelationID(r.Context()), r.Header.Get(CorrelationHeader))
 		if !ValidCorrelationID(id) {
 			id = newID()
 		}

@@ -44,7 +44,6 @@ type delivery struct {
 // attempt and send, read from top to bottom.
 func (dl *delivery) run() {
 	defer dl.ended()
-	dl.tellStart()
 	dl.make()
 	if dl.target.fallbacks != nil {
 		dl.fallBack()
@@ -67,6 +66,7 @@ func (dl *delivery) make() {
 		}
 		dl.finish(reason)
 	}()
+	dl.tellStart()
 	reason = dl.deliver()
 }
 
@@ -264,8 +264,8 @@ func (dl *delivery) nextWait() (time.Duration, error) {
 // holdOn waits before a gate that is shut, and reports whether to try it again.
 // That is for what nobody waits for, and while there is room for it.
 func (dl *delivery) holdOn(why Wait) bool {
-	q := dl.dispatch.s.queue
-	if q == nil || !q.hasRoom(dl.target.Name) {
+	j := dl.dispatch.s.job
+	if j == nil || j.queue == nil || !j.queue.hasRoom(dl.target.Name) {
 		return false
 	}
 	openFor := max(dl.target.policy.Breaker.OpenFor, time.Second)

@@ -60,7 +60,9 @@ func (d *Dispatcher) plan(ctx context.Context, payload any, options []Option) (*
 	if s.enough, err = enoughOf(options, chosen); err != nil {
 		return nil, err
 	}
-	s.CorrelationID = cmp.Or(s.CorrelationID, CorrelationID(ctx), s.DispatchID)
+	inherited := CorrelationID(ctx)
+	s.CorrelationID = cmp.Or(s.CorrelationID, inherited, s.DispatchID)
+	s.inherited = s.CorrelationID == inherited
 	return s, d.validate(ctx, s)
 }
 
@@ -148,7 +150,7 @@ func duplicates(targets []*target) error {
 func (d *Dispatcher) newDispatch(ctx context.Context, targets []*target, s *Submission, g *graph) *dispatch {
 	p := &dispatch{d: d, s: s, ctx: ctx, graph: g, deliveries: make([]delivery, len(targets))}
 	p.startTrace()
-	if CorrelationID(ctx) != s.CorrelationID {
+	if !s.inherited {
 		p.ctx = WithCorrelationID(p.ctx, s.CorrelationID)
 	}
 	exchanges, attempts, answers := make([]exchange, len(targets)), make([]Attempt, len(targets)), make([]Response, len(targets))

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -18,8 +19,8 @@ import (
 //
 // It answers 202 with a [Receipt] when the body is accepted for delivery in the
 // background or, with Wait, with a [Report] when all deliveries have ended: 200
-// if all required targets got it, else 502. The body, its content type and the
-// Idempotency-Key are passed on, and the correlation ID, which is on the answer
+// if all required targets got it, else 502. The body, its content type and encoding,
+// and the Idempotency-Key are passed on, and the correlation ID, which is on the answer
 // too. Other headers are passed on if ForwardHeader names them.
 //
 // What is refused is answered with problem details (RFC 9457): 400 for what
@@ -41,8 +42,9 @@ type Handler struct {
 	// never are. Default none.
 	ForwardHeader []string
 	// Validate looks at a request before anything is sent; its body has been read
-	// and is given. An error is answered with 422, or the status of the
-	// [*StatusError] it wraps, and its text as the problem's detail. Default none.
+	// and is given as it came, compressed if it has a Content-Encoding. An error is
+	// answered with 422, or the status from 400 to 599 of the [*StatusError] it wraps,
+	// and its text as the problem's detail. Default none.
 	Validate func(r *http.Request, body []byte) error
 	// Options says where a request goes. Default: to all configured targets.
 	Options func(*http.Request) []Option
@@ -100,16 +102,16 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) {
 	var err error
 	if !h.Wait {
 		receipt.DispatchID, err = h.Dispatcher.Submit(r.Context(), payload, options...)
-		if problem := problemOf(err); problem != nil {
-			h.refuse(w, *problem)
+		if err != nil {
+			h.refuse(w, *problemOf(err))
 			return
 		}
 		writeJSON(w, http.StatusAccepted, "application/json", receipt)
 		return
 	}
 	results, err := h.Dispatcher.Dispatch(r.Context(), payload, options...)
-	if problem := problemOf(err); problem != nil {
-		h.refuse(w, *problem)
+	if err != nil && !errors.As(err, new(*DispatchError)) {
+		h.refuse(w, *problemOf(err))
 		return
 	}
 	status := http.StatusOK
@@ -126,6 +128,9 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request) (Payload, *Proble
 		return Payload{}, &Problem{Status: http.StatusMethodNotAllowed}
 	}
 	body := r.Body
+	if body == nil {
+		body = http.NoBody
+	}
 	if limit := cmp.Or(h.MaxBytes, 1<<20); limit > 0 {
 		body = http.MaxBytesReader(w, body, limit)
 	}
@@ -138,7 +143,7 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request) (Payload, *Proble
 		return Payload{}, &Problem{Status: http.StatusBadRequest, Detail: "the body could not be read"}
 	}
 	contentType := r.Header.Get("Content-Type")
-	if _, _, err := mime.ParseMediaType(contentType); err != nil && len(content) > 0 {
+	if mediaType, _, err := mime.ParseMediaType(contentType); len(content) > 0 && (err != nil || !strings.Contains(mediaType, "/")) {
 		return Payload{}, &Problem{Status: http.StatusUnsupportedMediaType, Detail: "Content-Type is missing or cannot be read"}
 	}
 	if problem := h.validate(r, content); problem != nil {
@@ -147,6 +152,9 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request) (Payload, *Proble
 	p := Payload{Header: h.forwarded(r.Header), IdempotencyKey: r.Header.Get("Idempotency-Key")}
 	if len(content) > 0 {
 		p.Body, p.ContentType = content, contentType
+		if encoding := r.Header.Values("Content-Encoding"); len(encoding) > 0 {
+			p.Header["Content-Encoding"] = encoding
+		}
 	}
 	return p, nil
 }
@@ -161,14 +169,14 @@ func (h *Handler) validate(r *http.Request, content []byte) *Problem {
 	}
 	problem := &Problem{Status: http.StatusUnprocessableEntity, Detail: err.Error()}
 	var status *StatusError
-	if errors.As(err, &status) {
+	if errors.As(err, &status) && status.StatusCode >= 400 && status.StatusCode <= 599 {
 		problem.Status = status.StatusCode
 	}
 	return problem
 }
 
 // neverForwarded are headers between the client and this service alone.
-var neverForwarded = map[string]bool{"Authorization": true, "Proxy-Authorization": true, "Proxy-Authenticate": true, "Cookie": true, "Set-Cookie": true}
+var neverForwarded = map[string]bool{"Authorization": true, "Proxy-Authorization": true, "Proxy-Authenticate": true, "Cookie": true, "Set-Cookie": true, "Expect": true, "Http2-Settings": true}
 
 // forwarded leaves out what the inbound Connection header names, too
 // (RFC 9110, section 7.6.1).
@@ -187,19 +195,17 @@ func (h *Handler) forwarded(in http.Header) http.Header {
 	return out
 }
 
-// problemOf is the problem with a dispatch that never began, nil if it did.
+// problemOf is the problem with a dispatch that never began.
 func problemOf(err error) *Problem {
 	var invalid *InvalidError
 	switch {
-	case err == nil, errors.As(err, new(*DispatchError)):
-		return nil
 	case errors.Is(err, ErrFull):
 		return &Problem{Status: http.StatusServiceUnavailable, Detail: "no room for more at the moment"}
 	case errors.Is(err, ErrClosed):
 		return &Problem{Status: http.StatusServiceUnavailable, Detail: "shutting down"}
 	case errors.As(err, &invalid) && invalid.Field == "Payload.IdempotencyKey":
 		return &Problem{Status: http.StatusBadRequest, Detail: "Idempotency-Key " + invalid.Err.Error()}
-	case errors.As(err, &invalid) && invalid.Field == "Targets":
+	case errors.As(err, &invalid) && (invalid.Field == "Targets" || invalid.Target != "" && invalid.Field != "Payload"):
 		return &Problem{Status: http.StatusServiceUnavailable, Detail: "there is nowhere to send it at the moment"}
 	case errors.Is(err, ErrInvalid):
 		return &Problem{Status: http.StatusBadRequest, Detail: "the request cannot be passed on"}

@@ -12,7 +12,9 @@ import (
 
 // MemoryLimits bounds a queue in memory.
 type MemoryLimits struct {
-	// MaxDispatches may be accepted and not yet done. Default 1024.
+	// MaxDispatches may be accepted and not yet done; as many again if they keep
+	// nobody waiting, so that targets that hang do not shut out the others. Default
+	// 1024.
 	MaxDispatches int
 	// MaxPerTarget deliveries to one target may be accepted and not yet done, so
 	// that a target that hangs leaves room for the others. Default half of
@@ -39,7 +41,7 @@ type memoryQueue struct {
 
 	cut    context.Context // ends what runs when the time to drain is over
 	cutOff context.CancelCauseFunc
-	making map[*task]struct{} // by the goroutines there are
+	making map[*task][]Result // by the goroutines there are; what came of it, if its hooks are still told
 	lost   *UndeliveredError
 }
 
@@ -68,9 +70,9 @@ type task struct {
 // left out: its result is [Rejected] with [ErrFull].
 func NewMemoryQueue(limits MemoryLimits) Queue {
 	limits.MaxDispatches = cmp.Or(limits.MaxDispatches, 1024)
-	limits.MaxPerTarget = cmp.Or(limits.MaxPerTarget, (limits.MaxDispatches+1)/2)
+	limits.MaxPerTarget = cmp.Or(limits.MaxPerTarget, limits.MaxDispatches/2+limits.MaxDispatches%2)
 	limits.Workers = cmp.Or(limits.Workers, 64)
-	q := &memoryQueue{limits: limits, lanes: make(map[string]*lane), making: make(map[*task]struct{})}
+	q := &memoryQueue{limits: limits, lanes: make(map[string]*lane), making: make(map[*task][]Result)}
 	q.cut, q.cutOff = context.WithCancelCause(context.Background())
 	return q
 }
@@ -96,6 +98,7 @@ func (q *memoryQueue) Submit(ctx context.Context, s *Submission) error {
 		select {
 		case <-done:
 		case <-patience.C:
+			_, full = q.trySubmit(ctx, s)
 			return full
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %w", full, ctx.Err())
@@ -117,13 +120,11 @@ func (q *memoryQueue) trySubmit(ctx context.Context, s *Submission) (done <-chan
 		return q.nextDone(), err
 	}
 	q.undone++
-	s.queue = q
-	s.undone = 1
+	s.job.queue, s.job.undone = q, s.lanes()
 	if s.Chained() {
 		q.add(task{ctx: ctx, s: s, target: s.targets[0].Name})
 		return nil, nil
 	}
-	s.undone = len(s.targets)
 	for _, t := range s.targets {
 		q.add(task{ctx: ctx, s: s, target: t.Name, refused: q.crowded(t.Name)})
 	}
@@ -131,7 +132,7 @@ func (q *memoryQueue) trySubmit(ctx context.Context, s *Submission) (done <-chan
 }
 
 func (q *memoryQueue) room(s *Submission) error {
-	if q.undone >= q.limits.MaxDispatches {
+	if q.undone >= q.limits.MaxDispatches && (q.undone >= 2*q.limits.MaxDispatches || !q.quiet(s)) {
 		return fmt.Errorf("%w: %d dispatches are not done", ErrFull, q.undone)
 	}
 	for _, t := range s.targets[:s.lanes()] {
@@ -140,6 +141,18 @@ func (q *memoryQueue) room(s *Submission) error {
 		}
 	}
 	return nil
+}
+
+// quiet reports whether a submission keeps nobody waiting: then targets that hang do
+// not shut out the others.
+func (q *memoryQueue) quiet(s *Submission) bool {
+	for _, t := range s.targets[:s.lanes()] {
+		l := q.lanes[t.Name]
+		if l != nil && l.undone >= min(q.limits.Workers, q.limits.MaxPerTarget/4) && (!t.Optional || !q.crowded(t.Name)) {
+			return false
+		}
+	}
+	return true
 }
 
 // lanes is how many of its targets' lanes a submission waits in.
@@ -170,13 +183,13 @@ func (q *memoryQueue) nextDone() <-chan struct{} {
 	return q.changed
 }
 
-// refusals is the lane of what is only reported. No target has its name.
-const refusals = ""
+// refusals begins the name of a lane of what is only reported. No target's name does.
+const refusals = "\x00"
 
 func (q *memoryQueue) add(t task) {
 	name := t.target
 	if t.refused {
-		name = refusals
+		name = refusals + t.target
 	}
 	l := q.lanes[name]
 	if l == nil {
@@ -193,20 +206,51 @@ func (q *memoryQueue) add(t task) {
 
 // work makes the lane's deliveries until none waits.
 func (q *memoryQueue) work(l *lane) {
-	var t task
-	for q.next(l, &t) {
-		results := q.deliver(t)
-		q.made(&t)
-		var lost []Undelivered
-		for _, r := range results {
-			if q.cut.Err() == nil || !r.dead() {
-				q.worker.Done(context.WithoutCancel(t.ctx), t.s, r)
-			} else {
-				lost = append(lost, Undelivered{t.s, r})
-			}
+	for {
+		t := new(task)
+		if !q.next(l, t) {
+			return
 		}
-		q.done(l, t, lost)
+		q.carryOut(l, t)
 	}
+}
+
+// carryOut makes a task, whatever the code of a user's context does.
+func (q *memoryQueue) carryOut(l *lane, t *task) {
+	results := t.notBegun(ErrGoexit)
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		p := recover()
+		if p != nil {
+			results = t.notBegun(newPanicError(p))
+		}
+		t.ctx = context.Background() // as it is not to be trusted
+		q.report(l, t, results)
+		if p == nil {
+			go q.work(l) // instead of this goroutine, which is ending
+		}
+	}()
+	results = q.deliver(t)
+	q.report(l, t, results)
+	returned = true
+}
+
+// report tells what came of a task. Until its hooks have returned, Close would name
+// what failed.
+func (q *memoryQueue) report(l *lane, t *task, results []Result) {
+	q.made(t, results)
+	var lost []Undelivered
+	for _, r := range results {
+		if q.cut.Err() == nil || !r.dead() {
+			q.worker.Done(context.WithoutCancel(t.ctx), t.s, r)
+		} else {
+			lost = append(lost, Undelivered{t.s, r})
+		}
+	}
+	q.done(l, t, lost)
 }
 
 // next fills t with the lane's oldest task. If there is none, the goroutine
@@ -224,18 +268,23 @@ func (q *memoryQueue) next(l *lane, t *task) bool {
 	*t = l.waiting[0]
 	l.waiting[0] = task{}
 	l.waiting = l.waiting[1:]
-	q.making[t] = struct{}{}
+	q.making[t] = nil
 	return true
 }
 
-// made ends the time in which Close would name the task as still running.
-func (q *memoryQueue) made(t *task) {
+// made notes what Close has to name while hooks are told.
+func (q *memoryQueue) made(t *task, results []Result) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	delete(q.making, t)
+	failed := slices.DeleteFunc(slices.Clone(results), func(r Result) bool { return !r.dead() })
+	if len(failed) == 0 {
+		delete(q.making, t)
+	} else {
+		q.making[t] = failed
+	}
 }
 
-func (q *memoryQueue) deliver(t task) []Result {
+func (q *memoryQueue) deliver(t *task) []Result {
 	if t.refused {
 		return t.notBegun(ErrFull)
 	}
@@ -248,14 +297,14 @@ func (q *memoryQueue) deliver(t task) []Result {
 	return []Result{q.worker.Deliver(ctx, t.s, t.target)}
 }
 
-func (t task) notBegun(reason error) []Result {
+func (t *task) notBegun(reason error) []Result {
 	if t.s.Chained() {
 		return refusal(t.s, reason).Sorted()
 	}
 	return []Result{t.s.refused(slices.Index(t.s.Targets, t.target), reason)}
 }
 
-func (t task) lost(results []Result) []Undelivered {
+func (t *task) lost(results []Result) []Undelivered {
 	lost := make([]Undelivered, len(results))
 	for i, r := range results {
 		lost[i] = Undelivered{t.s, r}
@@ -264,10 +313,11 @@ func (t task) lost(results []Result) []Undelivered {
 }
 
 // done takes a task off the books.
-func (q *memoryQueue) done(l *lane, t task, lost []Undelivered) {
+func (q *memoryQueue) done(l *lane, t *task, lost []Undelivered) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.settle(l, t, lost)
+	delete(q.making, t)
+	q.settle(l, *t, lost)
 }
 
 func (q *memoryQueue) settle(l *lane, t task, lost []Undelivered) {
@@ -275,11 +325,11 @@ func (q *memoryQueue) settle(l *lane, t task, lost []Undelivered) {
 		q.lost.Left = append(q.lost.Left, lost...)
 	}
 	l.undone--
-	t.s.undone--
-	if t.s.undone == 0 {
+	t.s.job.undone--
+	if t.s.job.undone == 0 {
 		q.undone--
-		q.wakeWaiting()
 	}
+	q.wakeWaiting()
 }
 
 func (q *memoryQueue) wakeWaiting() {
@@ -379,11 +429,14 @@ func (q *memoryQueue) whatIsLost() error {
 		return nil
 	}
 	lost := &UndeliveredError{Left: slices.Clone(q.lost.Left), Err: q.lost.Err}
-	for t := range q.making {
-		for _, u := range t.lost(t.notBegun(ErrClosed)) {
-			u.Result.Outcome = Unknown
-			lost.Left = append(lost.Left, u)
+	for t, results := range q.making {
+		if results == nil { // it is still out
+			results = t.notBegun(ErrClosed)
+			for i := range results {
+				results[i].Outcome = Unknown
+			}
 		}
+		lost.Left = append(lost.Left, t.lost(results)...)
 	}
 	if len(lost.Left) == 0 {
 		return nil

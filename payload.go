@@ -34,7 +34,9 @@ func encode(payload any) (*Submission, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Submission{Payload: p.Value, ContentType: p.ContentType, IdempotencyKey: p.IdempotencyKey, CorrelationID: p.CorrelationID}
+	j := &job{Submission: Submission{Payload: p.Value, ContentType: p.ContentType, IdempotencyKey: p.IdempotencyKey, CorrelationID: p.CorrelationID}}
+	s := &j.Submission
+	s.job = j
 	switch {
 	case p.Value != nil && p.Body != nil:
 		return nil, invalidPayload("Body", errors.New("set together with Value"))

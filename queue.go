@@ -50,7 +50,8 @@ type Worker interface {
 	DeliverAll(ctx context.Context, s *Submission) Results
 	// Done reports the final result of a delivery to [Config.OnResult] and, if it
 	// failed, to [Config.OnDeadLetter]. Every accepted delivery ends with one
-	// call, or in an [*UndeliveredError].
+	// call, or in an [*UndeliveredError]; in both only if what was out, or its hook,
+	// outlasted Close.
 	Done(ctx context.Context, s *Submission, r Result)
 }
 

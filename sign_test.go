@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -49,7 +50,7 @@ func TestWebhooksAreSignedAfreshOnEachAttempt(t *testing.T) {
 			contents = append(contents, r.Header.Get("Webhook-Id")+"."+r.Header.Get("Webhook-Timestamp")+"."+string(body))
 			return answer(statuses(), "")
 		})
-		r := dispatch(t.Context(), newDispatcher(t, signed(hook, fanout.WebhookSigner(whsec, whsk))))["hook"]
+		r := dispatch(t.Context(), newDispatcher(t, signed(with(hook, fanout.Policy{Retry: fanout.Retry{ThrottledBackoff: 3 * time.Second}}), fanout.WebhookSigner(whsec, whsk))))["hook"]
 		require.Equal(t, fanout.Delivered, r.Outcome)
 		require.Len(t, got, 2)
 		for i, h := range got {

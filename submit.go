@@ -23,11 +23,11 @@ type Submission struct {
 	ContentType string
 	Body        []byte
 
-	targets []*target // nil after a restart: found by name then
-	graph   *graph    // nil if they do not depend on each other
-	enough  enough
-	queue   *memoryQueue // if it waits there
-	undone  int          // deliveries; for the queue in memory
+	inherited bool      // CorrelationID is in the submitter's context
+	targets   []*target // nil after a restart: found by name then
+	graph     *graph    // nil if they do not depend on each other
+	enough    enough
+	job       *job // nil if it does not wait in memory
 }
 
 // Chained reports whether the deliveries depend on each other, by [Target.After],
@@ -44,6 +44,13 @@ func (s *Submission) Repeat() Payload {
 		p.Body, p.ContentType = nil, ""
 	}
 	return p
+}
+
+// job is a submission in memory, in one piece with what its queue notes of it.
+type job struct {
+	Submission
+	queue  *memoryQueue
+	undone int // tasks
 }
 
 // payloadKey repeats the submission's keys.

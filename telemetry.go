@@ -52,13 +52,23 @@ func (dl *delivery) within(ctx context.Context) context.Context {
 	return trace.ContextWithSpan(ctx, dl.spans.delivery)
 }
 
+// contained is deferred by all who tell: a tracer, a meter or a log that panics fails
+// no delivery.
+func (dl *delivery) contained() {
+	if p := recover(); p != nil {
+		dl.telemetry().contain(context.Background(), "telemetry", func() { panic(p) })
+	}
+}
+
 func (dl *delivery) tellStart() {
+	defer dl.contained()
 	if dl.dispatch.traced != untraced {
 		dl.spans = dl.telemetry().tracer.startDelivery(dl)
 	}
 }
 
 func (dl *delivery) tellWait(why Wait, since time.Time) {
+	defer dl.contained()
 	waited := time.Since(since)
 	ctx := dl.within(dl.clock.ctx)
 	if dl.spans != nil {
@@ -71,7 +81,9 @@ func (dl *delivery) tellWait(why Wait, since time.Time) {
 }
 
 // tellAttempt returns the context that the attempt is made with.
-func (dl *delivery) tellAttempt(ctx context.Context) context.Context {
+func (dl *delivery) tellAttempt(given context.Context) (ctx context.Context) {
+	ctx = given
+	defer dl.contained()
 	if dl.spans != nil {
 		ctx = dl.telemetry().tracer.startAttempt(dl.within(ctx), dl)
 	}
@@ -83,6 +95,7 @@ func (dl *delivery) tellAttempt(ctx context.Context) context.Context {
 
 // tellSent comes when the attempt's verdict is known.
 func (dl *delivery) tellSent(a *Attempt) {
+	defer dl.contained()
 	ctx := dl.within(dl.clock.ctx)
 	if dl.spans != nil {
 		dl.endAttemptSpan(a)
@@ -101,6 +114,7 @@ func (dl *delivery) tellRefusedRetry() {
 
 // tellBreaker passes on how the breaker moved, outside its lock.
 func (dl *delivery) tellBreaker() {
+	defer dl.contained()
 	for _, c := range dl.gates.breaker.takeChanges() {
 		ctx := dl.within(dl.clock.ctx)
 		dl.telemetry().metrics.breakerChanged(ctx, dl.target.label, c.to)
@@ -112,6 +126,7 @@ func (dl *delivery) tellBreaker() {
 }
 
 func (dl *delivery) tellEnd() {
+	defer dl.contained()
 	ctx := dl.within(dl.clock.ctx)
 	dl.gates.tally.ended(dl.outcome, dl.err)
 	if dl.spans != nil {
@@ -125,6 +140,7 @@ func (dl *delivery) tellEnd() {
 }
 
 func (dl *delivery) tellCompensation() {
+	defer dl.contained()
 	dl.telemetry().metrics.compensated(dl.within(dl.clock.ctx), dl.target.label, dl.outcome)
 }
 
@@ -132,6 +148,7 @@ func (dl *delivery) tellCompensation() {
 func (t *telemetry) contain(ctx context.Context, name string, hook func()) {
 	defer func() {
 		if p := recover(); p != nil {
+			defer func() { _ = recover() }() // of a logger that panics, too: there is nobody left to tell
 			t.logPanic(ctx, name, newPanicError(p))
 		}
 	}()

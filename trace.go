@@ -51,12 +51,12 @@ func (t tracer) start(ctx context.Context, name string, options ...trace.SpanSta
 // and one for each delivery if they are made one by one.
 func (p *dispatch) startTrace() {
 	var options []trace.SpanStartOption
-	request := trace.LinkFromContext(p.ctx)
+	var request trace.Link
 	if !p.s.Submitted.IsZero() {
 		if p.traced = tracedApart; p.graph == nil {
 			return
 		}
-		options = apart
+		options, request = apart, trace.LinkFromContext(p.ctx)
 	}
 	p.ctx, p.span = p.d.telemetry.tracer.start(p.ctx, "fanout.dispatch", options...)
 	if p.span != nil {

@@ -1,0 +1,240 @@
+package fanout_test
+
+import (
+	"context"
+	"log/slog"
+	"math"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/fanouttest"
+)
+
+func TestWhatFailedIsNamedWhileItsHookHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		block := make(chan struct{})
+		d, err := fanout.New(fanout.Config{
+			Targets:  []fanout.Target{via("crm", answering(400))},
+			OnResult: func(context.Context, *fanout.Submission, fanout.Result) { <-block },
+		})
+		require.NoError(t, err)
+		submit(t, d)
+		var left *fanout.UndeliveredError
+		require.ErrorAs(t, d.Close(context.Background()), &left)
+		require.Len(t, left.Left, 1)
+		assert.Equal(t, fanout.Failed, left.Left[0].Result.Outcome)
+		close(block)
+		synctest.Wait()
+	})
+}
+
+// fickle is a context that misbehaves once its request is over.
+type fickle struct {
+	context.Context //nolint:containedctx // it is one
+	over            atomic.Bool
+	misbehave       func()
+}
+
+func (f *fickle) Value(key any) any {
+	if f.over.Load() {
+		f.misbehave()
+	}
+	return f.Context.Value(key)
+}
+
+func TestAContextThatMisbehavesWhenItsRequestIsOverHarmsOnlyItsOwn(t *testing.T) {
+	for name, misbehave := range map[string]func(){"panic": func() { panic("over") }, "goexit": runtime.Goexit} {
+		t.Run(name, func(t *testing.T) {
+			block := make(chan struct{})
+			var results fanouttest.Results
+			d := newWith(t, fanout.Config{
+				OnResult: results.OnResult, Queue: fanout.NewMemoryQueue(fanout.MemoryLimits{Workers: 1}),
+				Targets: []fanout.Target{sending("crm", func(context.Context, *fanout.Request) (*fanout.Response, error) { <-block; return nil, nil })},
+			})
+			submit(t, d)
+			bad := &fickle{Context: t.Context(), misbehave: misbehave}
+			id, err := d.Submit(bad, "hello")
+			require.NoError(t, err)
+			last := submit(t, d)
+			bad.over.Store(true)
+			close(block)
+			for _, id := range []string{id, last} {
+				_, err := results.Wait(t.Context(), id)
+				require.NoError(t, err)
+			}
+			got, err := results.Wait(t.Context(), last)
+			require.NoError(t, err)
+			assert.Equal(t, fanout.Delivered, got["crm"].Outcome)
+		})
+	}
+}
+
+func TestWhoWaitsForRoomGetsItAsSoonAsTheLaneHasSome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newWith(t, fanout.Config{
+			Targets: []fanout.Target{via("fast", slow(time.Second)), via("slow", slow(9*time.Second))},
+			Queue:   fanout.NewMemoryQueue(fanout.MemoryLimits{MaxPerTarget: 1, MaxWait: 5 * time.Second}),
+		})
+		submit(t, d)
+		began := time.Now()
+		submit(t, d, fanout.To("fast"))
+		assert.Equal(t, time.Second, time.Since(began))
+	})
+}
+
+func TestTwoTargetsThatHangShutOutNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hangs := fanout.Policy{Timeout: time.Minute, AttemptTimeout: -1, Retry: fanout.Retry{MaxAttempts: 1}}
+		d, err := fanout.New(fanout.Config{Targets: []fanout.Target{with(via("a", hanging), hangs), with(via("b", hanging), hangs), via("fine", answering(200))}})
+		require.NoError(t, err)
+		for range 512 {
+			submit(t, d, fanout.To("a"))
+			submit(t, d, fanout.To("b"))
+		}
+		for range 100 {
+			submit(t, d, fanout.To("fine"))
+			synctest.Wait()
+		}
+		_, err = d.Submit(t.Context(), "hello", fanout.To("a"))
+		require.ErrorIs(t, err, fanout.ErrFull)
+		require.Error(t, d.Close(t.Context()))
+	})
+}
+
+func TestAHookThatHangsForOneTargetHoldsUpNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		block := make(chan struct{})
+		crm := make(chan string, 2000)
+		analytics := optional(with(via("analytics", hanging), fanout.Policy{Timeout: time.Hour, AttemptTimeout: -1}))
+		d, err := fanout.New(fanout.Config{
+			Targets: []fanout.Target{analytics, via("crm", answering(200))},
+			OnResult: func(_ context.Context, s *fanout.Submission, r fanout.Result) {
+				if r.Target == "analytics" {
+					<-block
+				}
+				crm <- s.DispatchID
+			},
+		})
+		require.NoError(t, err)
+		for range 1500 {
+			id := submit(t, d)
+			assert.Equal(t, id, <-crm)
+		}
+		close(block)
+		over, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		go func() {
+			for range crm { //nolint:revive // drained
+			}
+		}()
+		require.Error(t, d.Close(over))
+		close(crm)
+	})
+}
+
+func TestASubmissionMayBeCopied(t *testing.T) {
+	var results fanouttest.Results
+	d := newWith(t, fanout.Config{
+		Targets: []fanout.Target{via("a", answering(200)), via("b", answering(200)), via("c", answering(200))},
+		OnResult: func(ctx context.Context, s *fanout.Submission, r fanout.Result) {
+			kept := *s
+			results.OnResult(ctx, &kept, r)
+		},
+	})
+	for range 50 {
+		_, err := results.Wait(t.Context(), submit(t, d))
+		require.NoError(t, err)
+	}
+}
+
+// raging is a log that panics.
+type raging struct{ slog.Handler }
+
+func (raging) Handle(context.Context, slog.Record) error { panic("disk full") }
+
+func TestALogThatPanicsWhileAHookDoesIsContained(t *testing.T) {
+	d := newWith(t, fanout.Config{
+		Targets: []fanout.Target{via("crm", answering(200))}, Logger: slog.New(raging{slog.Default().Handler()}),
+		OnResult: func(context.Context, *fanout.Submission, fanout.Result) { panic("hook") },
+	})
+	submit(t, d)
+}
+
+func TestLimitsMayBeAsLargeAsCanBe(t *testing.T) {
+	newWith(t, fanout.Config{Queue: fanout.NewMemoryQueue(fanout.MemoryLimits{MaxDispatches: math.MaxInt})})
+}
+
+// refusing is a queue that fails as one does which dispatches by itself.
+type refusing struct{ err error }
+
+func (refusing) Start(fanout.Worker) error                          { return nil }
+func (q refusing) Submit(context.Context, *fanout.Submission) error { return q.err }
+func (refusing) Close(context.Context) error                        { return nil }
+
+func TestTheHandlerAcceptsNothingThatItsQueueRefused(t *testing.T) {
+	_, inner := newDispatcher(t, via("broker", answering(500))).Dispatch(t.Context(), "x")
+	require.Error(t, inner)
+	d := newWith(t, fanout.Config{Targets: []fanout.Target{via("crm", answering(200))}, Queue: refusing{inner}})
+	answer := httptest.NewRecorder()
+	request := httptest.NewRequest(http.MethodPost, "/", strings.NewReader("{}"))
+	request.Header.Set("Content-Type", "application/json")
+	(&fanout.Handler{Dispatcher: d}).ServeHTTP(answer, request)
+	assert.Equal(t, http.StatusInternalServerError, answer.Code)
+}
+
+func TestTheHandlerPassesOnHowTheBodyIsEncoded(t *testing.T) {
+	var got http.Header
+	d := newDispatcher(t, via("crm", func(r *http.Request) (*http.Response, error) {
+		got = r.Header.Clone()
+		return answer(200, ""), nil
+	}))
+	request := httptest.NewRequest(http.MethodPost, "/", strings.NewReader("\x1f\x8bzipped"))
+	request.Header = http.Header{"Content-Type": {"application/json"}, "Content-Encoding": {"gzip"}, "Expect": {"100-continue"}}
+	(&fanout.Handler{Dispatcher: d, Wait: true, ForwardHeader: []string{"Expect"}}).ServeHTTP(httptest.NewRecorder(), request)
+	assert.Equal(t, "gzip", got.Get("Content-Encoding"))
+	assert.Empty(t, got.Get("Expect"))
+}
+
+func TestTheHandlerKeepsTheCorrelationIDOfItsContext(t *testing.T) {
+	var inner, outer string
+	d := newDispatcher(t, via("crm", func(r *http.Request) (*http.Response, error) {
+		inner = r.Header.Get(fanout.CorrelationHeader)
+		return answer(200, ""), nil
+	}))
+	handler := &fanout.Handler{Dispatcher: d, Wait: true}
+	fanout.CorrelationMiddleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		outer = fanout.CorrelationID(r.Context())
+		handler.ServeHTTP(w, r)
+	})).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/", nil))
+	assert.NotEmpty(t, inner)
+	assert.Equal(t, outer, inner)
+}
+
+func TestAValidatorsStatusIsOneOfAnError(t *testing.T) {
+	for status, want := range map[int]int{0: 422, 100: 422, 103: 422, 200: 422, 304: 422, 403: 403, 599: 599, 1000: 422} {
+		handler := &fanout.Handler{Dispatcher: newDispatcher(t, via("crm", answering(200))), Validate: func(*http.Request, []byte) error {
+			return &fanout.StatusError{StatusCode: status}
+		}}
+		answer := httptest.NewRecorder()
+		handler.ServeHTTP(answer, httptest.NewRequest(http.MethodPost, "/", nil))
+		assert.Equal(t, want, answer.Code, status)
+	}
+}
+
+func TestTheHandlerTakesARequestWithoutABody(t *testing.T) {
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "/", nil)
+	require.NoError(t, err)
+	answer := httptest.NewRecorder()
+	(&fanout.Handler{Dispatcher: newDispatcher(t, via("crm", answering(200))), Wait: true}).ServeHTTP(answer, request)
+	assert.Equal(t, http.StatusOK, answer.Code)
+}

@@ -1,0 +1,78 @@
+// Package jsonschema validates payloads by a JSON Schema before anything is sent:
+//
+//	valid, err := jsonschema.Compile(schema)
+//	...
+//	fanout.Config{Validate: valid}
+//
+// It is a module of its own, so that only those who use it depend on a JSON Schema
+// library.
+package jsonschema
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"github.com/fanout-go/fanout"
+)
+
+// Compile makes a validator of a schema, for [fanout.Config] or [fanout.Target].
+// Payloads that are not JSON are refused. Errors name the places that do not fit,
+// and the keywords of the schema, and never a value. A schema is on its own: it
+// cannot load others.
+func Compile(schema []byte) (func(context.Context, *fanout.Submission) error, error) {
+	document, err := jsonschema.UnmarshalJSON(bytes.NewReader(schema))
+	if err != nil {
+		return nil, fmt.Errorf("jsonschema: %w", err)
+	}
+	const name = "schema.json"
+	compiler := jsonschema.NewCompiler()
+	compiler.UseLoader(noLoader{})
+	if err := compiler.AddResource(name, document); err != nil {
+		return nil, fmt.Errorf("jsonschema: %w", err)
+	}
+	compiled, err := compiler.Compile(name)
+	if err != nil {
+		return nil, fmt.Errorf("jsonschema: %w", err)
+	}
+	return func(_ context.Context, s *fanout.Submission) error { return validate(compiled, s.Body) }, nil
+}
+
+type noLoader struct{}
+
+func (noLoader) Load(string) (any, error) { return nil, errors.New("a schema cannot load others") }
+
+func validate(schema *jsonschema.Schema, body []byte) error {
+	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(body))
+	if err != nil {
+		return errors.New("not JSON") // whose error would quote it
+	}
+	var invalid *jsonschema.ValidationError
+	switch err := schema.Validate(value); {
+	case errors.As(err, &invalid):
+		return errors.New("does not fit its schema: " + strings.Join(places(invalid), "; "))
+	case err != nil:
+		return errors.New("cannot be validated")
+	}
+	return nil
+}
+
+const mostPlaces = 5
+
+// places are where the value does not fit, each with the keyword that says so.
+func places(e *jsonschema.ValidationError) []string {
+	if len(e.Causes) == 0 {
+		return []string{fmt.Sprintf("%.100q: %s", "/"+strings.Join(e.InstanceLocation, "/"), strings.Join(e.ErrorKind.KeywordPath(), "/"))}
+	}
+	var all []string
+	for _, cause := range e.Causes {
+		if len(all) < mostPlaces {
+			all = append(all, places(cause)...)
+		}
+	}
+	return all[:min(mostPlaces, len(all))]
+}

@@ -1,0 +1,53 @@
+package jsonschema_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/fanouttest"
+	"github.com/fanout-go/fanout/jsonschema"
+)
+
+const orders = `{
+	"type": "object", "required": ["order"], "additionalProperties": false,
+	"properties": {"order": {"type": "string", "pattern": "^[0-9]+$"}, "cents": {"type": "integer", "minimum": 1}}
+}`
+
+func TestOnlyWhatFitsIsSent(t *testing.T) {
+	valid, err := jsonschema.Compile([]byte(orders))
+	require.NoError(t, err)
+	api := fanouttest.NewMemoryTarget(t, fanouttest.Status(200))
+	d, err := fanout.New(fanout.Config{Targets: []fanout.Target{api.Target("crm")}, Validate: valid})
+	require.NoError(t, err)
+	defer d.Close(t.Context())
+	for body, want := range map[string]string{
+		`{"order":"7","cents":1999}`:   "",
+		`{"order":"s3cr3t","cents":1}`: `fanout: Payload: does not fit its schema: "/order": pattern`,
+		`{"order":"7","cents":-4711}`:  `fanout: Payload: does not fit its schema: "/cents": minimum`,
+		`{"cents":1}`:                  `fanout: Payload: does not fit its schema: "/": required`,
+		`{"order":"7","s3cr3t":true}`:  `fanout: Payload: does not fit its schema: "/": additionalProperties`,
+		`s3cr3t`:                       `fanout: Payload: not JSON`,
+		`{"order":7,"cents":"s3cr3t"}`: `"/cents": type`,
+	} {
+		_, err := d.Dispatch(t.Context(), fanout.Payload{Body: []byte(body), ContentType: "application/json"})
+		if want == "" {
+			require.NoError(t, err)
+			continue
+		}
+		require.ErrorIs(t, err, fanout.ErrInvalid, body)
+		require.ErrorContains(t, err, want)
+		assert.NotContains(t, err.Error(), "s3cr3t")
+		assert.NotContains(t, err.Error(), "4711")
+	}
+	assert.Equal(t, 1, api.Count())
+}
+
+func TestASchemaThatCannotBeUsedIsRefused(t *testing.T) {
+	for _, schema := range []string{`{`, `{"type": 7}`, `{"$ref": "https://elsewhere.example/schema.json"}`, `{"$ref": "file:///etc/passwd"}`} {
+		_, err := jsonschema.Compile([]byte(schema))
+		require.Error(t, err, schema)
+	}
+}

@@ -1,0 +1,87 @@
+// Package oauth fetches OAuth 2.0 access tokens for [fanout.TokenAuth]:
+//
+//	Auth: fanout.TokenAuth(oauth.ClientCredentials(oauth.Config{
+//		TokenURL: "https://id.example/token", ClientID: "shop", ClientSecret: fanout.EnvSecret("CRM_SECRET"),
+//	})),
+//
+// TokenAuth shares a token between deliveries and renews it early. It is a module of
+// its own, so that only those who use it depend on golang.org/x/oauth2.
+package oauth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"time"
+
+	"golang.org/x/oauth2"
+	"golang.org/x/oauth2/clientcredentials"
+
+	"github.com/fanout-go/fanout"
+)
+
+// Config is who asks for tokens, and where.
+type Config struct {
+	// TokenURL is the token endpoint. Required, https but for tests.
+	TokenURL string
+	// ClientID and ClientSecret are the credentials. The secret is looked up for each
+	// token, so that it can be rotated. Required.
+	ClientID     string
+	ClientSecret fanout.SecretSource
+	// Scopes are asked for. Default none: what the server gives.
+	Scopes []string
+	// Params are further parameters, such as audience. Default none.
+	Params url.Values
+	// Client sends the requests. Default one of its own, which follows no redirects
+	// and gives up after 10 s.
+	Client *http.Client
+}
+
+// ClientCredentials fetches tokens by the client credentials grant (RFC 6749,
+// section 4.4).
+func ClientCredentials(c Config) fanout.TokenSource {
+	if c.Client == nil {
+		c.Client = &http.Client{
+			Timeout:       10 * time.Second,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		}
+	}
+	return fanout.TokenSourceFunc(c.token)
+}
+
+func (c Config) token(ctx context.Context) (fanout.Token, error) {
+	if c.TokenURL == "" || c.ClientID == "" || c.ClientSecret == nil {
+		return fanout.Token{}, errors.New("oauth: TokenURL, ClientID or ClientSecret is not set")
+	}
+	secret, err := c.ClientSecret.Secret(ctx)
+	if err != nil {
+		return fanout.Token{}, err
+	}
+	grant := clientcredentials.Config{
+		ClientID: c.ClientID, ClientSecret: secret.Reveal(), TokenURL: c.TokenURL, Scopes: c.Scopes, EndpointParams: c.Params,
+	}
+	token, err := grant.Token(context.WithValue(ctx, oauth2.HTTPClient, c.Client))
+	if err != nil {
+		return fanout.Token{}, withoutBody(err)
+	}
+	return fanout.Token{Value: fanout.NewSecret(token.AccessToken), Expires: token.Expiry}, nil
+}
+
+var errorCode = regexp.MustCompile(`^[a-z_]{1,40}$`)
+
+// withoutBody leaves out what the endpoint answered, but for its status and the
+// error code of RFC 6749, section 5.2.
+func withoutBody(err error) error {
+	var refused *oauth2.RetrieveError
+	if !errors.As(err, &refused) || refused.Response == nil {
+		return err
+	}
+	text := "token endpoint: " + fmt.Sprint(refused.Response.StatusCode, " ", http.StatusText(refused.Response.StatusCode))
+	if errorCode.MatchString(refused.ErrorCode) {
+		text += ", " + refused.ErrorCode
+	}
+	return errors.New(text)
+}

@@ -1,0 +1,58 @@
+// Package secrets has secrets from the managers that gocloud.dev knows: Vault's
+// neighbours etcd and Consul, AWS Secrets Manager and Parameter Store, Azure, Google
+// Secret Manager, files and HTTP. Import the driver you need beside it:
+//
+//	import _ "gocloud.dev/runtimevar/awssecretsmanager"
+//
+//	key, err := secrets.Open(ctx, "awssecretsmanager://crm-key?region=eu-central-1&decoder=string")
+//	...
+//	Auth: fanout.BearerAuth(key),
+//
+// It is a module of its own, so that only those who use it depend on gocloud.dev.
+package secrets
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"gocloud.dev/runtimevar"
+
+	"github.com/fanout-go/fanout"
+)
+
+// Source is a secret that is watched, and rotated while the service runs. It is a
+// [fanout.SecretSource]. Whoever opened it closes it.
+type Source struct{ variable *runtimevar.Variable }
+
+var _ fanout.SecretSource = (*Source)(nil)
+
+// Open opens a secret by its URL, whose decoder must be string or bytes.
+func Open(ctx context.Context, url string) (*Source, error) {
+	variable, err := runtimevar.OpenVariable(ctx, url)
+	if err != nil {
+		return nil, fmt.Errorf("secrets: %w", err)
+	}
+	return New(variable), nil
+}
+
+// New takes a variable of strings or bytes, which the Source then owns.
+func New(variable *runtimevar.Variable) *Source { return &Source{variable} }
+
+// Secret returns the latest good value, and waits for the first one.
+func (s *Source) Secret(ctx context.Context) (fanout.Secret, error) {
+	snapshot, err := s.variable.Latest(ctx)
+	if err != nil {
+		return fanout.Secret{}, fmt.Errorf("secrets: %w", err)
+	}
+	switch value := snapshot.Value.(type) {
+	case string:
+		return fanout.NewSecret(value), nil
+	case []byte:
+		return fanout.NewSecret(string(value)), nil
+	}
+	return fanout.Secret{}, errors.New("secrets: the decoder must be string or bytes")
+}
+
+// Close stops watching.
+func (s *Source) Close() error { return s.variable.Close() }

@@ -1,0 +1,69 @@
+package secrets_test
+
+import (
+	"net/url"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"gocloud.dev/runtimevar"
+	"gocloud.dev/runtimevar/constantvar"
+	_ "gocloud.dev/runtimevar/filevar"
+
+	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/fanouttest"
+	"github.com/fanout-go/fanout/secrets"
+)
+
+func TestASecretIsRotatedWhileTheServiceRuns(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "key")
+	require.NoError(t, os.WriteFile(file, []byte("first"), 0o600))
+	key, err := secrets.Open(t.Context(), (&url.URL{Scheme: "file", Path: file, RawQuery: "decoder=string"}).String())
+	require.NoError(t, err)
+	defer key.Close()
+	api := fanouttest.NewMemoryTarget(t, fanouttest.Status(200))
+	target := api.Target("crm")
+	target.Auth = fanout.BearerAuth(key)
+	d, err := fanout.New(fanout.Config{Targets: []fanout.Target{target}})
+	require.NoError(t, err)
+	defer d.Close(t.Context())
+
+	sent := func() string {
+		_, err := d.Dispatch(t.Context(), "hello")
+		require.NoError(t, err)
+		requests := api.Requests()
+		return requests[len(requests)-1].Header.Get("Authorization")
+	}
+	require.Equal(t, "Bearer first", sent())
+	require.NoError(t, os.WriteFile(file, []byte("second"), 0o600))
+	for deadline := time.Now().Add(time.Minute); sent() != "Bearer second"; time.Sleep(20 * time.Millisecond) {
+		require.True(t, time.Now().Before(deadline), "never rotated")
+	}
+}
+
+func TestBytesAreASecretAndOtherThingsAreNot(t *testing.T) {
+	for value, want := range map[any]string{"text": "text", 7: ""} {
+		source := secrets.New(constantvar.New(value))
+		secret, err := source.Secret(t.Context())
+		if want == "" {
+			require.EqualError(t, err, "secrets: the decoder must be string or bytes")
+		} else {
+			require.NoError(t, err)
+			assert.Equal(t, want, secret.Reveal())
+		}
+		require.NoError(t, source.Close())
+	}
+	source := secrets.New(constantvar.NewBytes([]byte("raw"), runtimevar.NewDecoder([]byte(nil), runtimevar.BytesDecode)))
+	defer source.Close()
+	secret, err := source.Secret(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, "raw", secret.Reveal())
+}
+
+func TestASecretThatCannotBeOpenedSaysWhy(t *testing.T) {
+	_, err := secrets.Open(t.Context(), "nowhere://key")
+	require.ErrorContains(t, err, "secrets: ")
+}
