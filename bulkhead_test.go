@@ -19,8 +19,8 @@ import (
 func takes(d time.Duration, most *atomic.Int64) wire {
 	var now atomic.Int64
 	return func(*http.Request) (*http.Response, error) {
-		if n := now.Add(1); n > most.Load() {
-			most.Store(n)
+		n := now.Add(1)
+		for before := most.Load(); n > before && !most.CompareAndSwap(before, n); before = most.Load() {
 		}
 		defer now.Add(-1)
 		time.Sleep(d)

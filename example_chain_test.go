@@ -2,6 +2,7 @@ package fanout_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -69,4 +70,21 @@ func ExampleEnough() {
 	results, err := d.Dispatch(context.Background(), ada, fanout.Enough(1))
 	fmt.Println(results["quick"].Outcome, err)
 	// Output: delivered <nil>
+}
+
+func ExampleGuard() {
+	hook := serve(http.StatusOK) // on loopback, as a stranger might wish
+	defer hook.Close()
+	d, _ := fanout.New(fanout.Config{Logger: slog.New(slog.DiscardHandler)})
+	defer d.Close(context.Background())
+
+	results, _ := d.Dispatch(context.Background(), ada, fanout.ToTargets(
+		fanout.Target{
+			Name: "customer 7", URL: hook.URL,
+			Guard: fanout.PublicOnly,                                  // a stranger chose the URL: public addresses only
+			Sign:  fanout.WebhookSigner(fanout.EnvSecret("HOOK_KEY")), // as Standard Webhooks has it
+		},
+	))
+	fmt.Println(errors.Is(results["customer 7"].Err, fanout.ErrAuth)) // as there is no HOOK_KEY here
+	// Output: true
 }

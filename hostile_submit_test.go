@@ -40,9 +40,9 @@ func TestWhatFailedIsNamedWhileItsHookHangs(t *testing.T) {
 
 // fickle is a context that misbehaves once its request is over.
 type fickle struct {
-	context.Context //nolint:containedctx // it is one
-	over            atomic.Bool
-	misbehave       func()
+	context.Context
+	over      atomic.Bool
+	misbehave func()
 }
 
 func (f *fickle) Value(key any) any {
@@ -134,7 +134,7 @@ func TestAHookThatHangsForOneTargetHoldsUpNoOther(t *testing.T) {
 		over, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		go func() {
-			for range crm { //nolint:revive // drained
+			for range crm { // drained
 			}
 		}()
 		require.Error(t, d.Close(over))

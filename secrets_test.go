@@ -78,9 +78,10 @@ func TestInvariant11NoSecretIsInAnErrorLogSpanOrMetric(t *testing.T) {
 			unsigned.Name, unsigned.Auth = "unsigned", fanout.AuthenticatorFunc(func(context.Context, *http.Request) error {
 				return &url.Error{Op: "Post", URL: "https://tokens.example/" + marked("token-url"), Err: errors.New("refused")}
 			})
+			logger := seen.log.logger(slog.LevelDebug)
 			d := newWith(t, fanout.Config{
 				Targets: []fanout.Target{target, gone, unsigned},
-				Logger:  seen.log.logger(slog.LevelDebug), TracerProvider: seen.spans.provider, MeterProvider: seen.meter.provider,
+				Logger:  logger, SecurityLogger: logger, TracerProvider: seen.spans.provider, MeterProvider: seen.meter.provider,
 				Defaults: fanout.Policy{Timeout: 2 * time.Second, AttemptTimeout: 100 * time.Millisecond, Retry: fanout.Retry{MaxAttempts: 2, InitialBackoff: time.Millisecond, ThrottledBackoff: -1}},
 			})
 			payload := fanout.Payload{Value: map[string]string{"card": marked("body")}, Header: http.Header{"X-Tenant": {marked("payload-header")}}}
@@ -107,8 +108,9 @@ func TestInvariant11NoSecretIsInAnErrorLogSpanOrMetric(t *testing.T) {
 func withSecrets(t *fanout.Target) {
 	t.URL += "/" + marked("path") + "?token=" + marked("query")
 	t.Header = http.Header{"X-Api-Key": {marked("header")}}
-	t.Auth = fanout.AuthenticatorFunc(func(_ context.Context, r *http.Request) error {
-		r.Header.Set("Authorization", "Bearer "+marked("auth"))
+	t.Auth = fanout.BearerAuth(fanout.NewSecret(marked("auth")))
+	t.Sign = fanout.SignerFunc(func(_ context.Context, _ *fanout.Request, h http.Header) error {
+		h.Set("X-Signature", marked("signature"))
 		return nil
 	})
 	t.Prepare = func(_ context.Context, r *fanout.Request) error {

@@ -24,6 +24,8 @@ func TestQueue(t *testing.T, newQueue func(*testing.T) fanout.Queue) {
 		"the submitter's context may end":                   outlivesItsContext,
 		"close drains, then refuses":                        closeDrains,
 		"close returns when its context ends":               closeIsBounded,
+		"each delivery is named, kept or reported once":     nothingIsLost,
+		"a closed queue says so":                            saysNo,
 		"close may be called at once from everywhere":       closeTogether,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, newQueue(t)) })
@@ -220,6 +222,71 @@ func closeIsBounded(t *testing.T, q fanout.Queue) {
 	}
 	if !slices.ContainsFunc(left.Left, func(u fanout.Undelivered) bool { return u.Submission.DispatchID == id }) {
 		t.Errorf("%s is not in %v", id, err)
+	}
+}
+
+// nothingIsLost submits more to a target that hangs than is made at once.
+func nothingIsLost(t *testing.T, q fanout.Queue) {
+	t.Helper()
+	var mu sync.Mutex
+	told := map[string]int{}
+	target := fanout.Target{Name: "ledger", Sender: fanout.SenderFunc(func(ctx context.Context, r *fanout.Request) (*fanout.Response, error) {
+		if r.Payload == "no" || string(r.Body) == `"no"` {
+			return nil, fanout.Permanent(errors.New("no"))
+		}
+		<-ctx.Done()
+		return nil, ctx.Err()
+	})}
+	d := open(t, q, fanout.Config{
+		Targets: []fanout.Target{target}, Defaults: fanout.Policy{Timeout: -1, AttemptTimeout: -1, Bulkhead: fanout.Bulkhead{MaxConcurrent: -1}},
+		OnResult: func(_ context.Context, s *fanout.Submission, _ fanout.Result) {
+			mu.Lock()
+			defer mu.Unlock()
+			told[s.DispatchID]++
+		},
+	})
+	failing := submit(t, d, "no")
+	ids := []string{failing}
+	for i := range 99 {
+		ids = append(ids, submit(t, d, i))
+	}
+	over, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	defer cancel()
+	err := d.Close(over)
+	var left *fanout.UndeliveredError
+	kept := !errors.As(err, &left)
+	if !kept {
+		for _, u := range left.Left {
+			told[u.Submission.DispatchID]++
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	for _, id := range ids {
+		if n := told[id]; n > 1 || (n == 0 && !kept) {
+			t.Errorf("%s was reported or named %d times", id, n)
+		}
+	}
+	if told[failing] != 1 && !kept {
+		t.Error("a failure was not reported")
+	}
+}
+
+func saysNo(t *testing.T, q fanout.Queue) {
+	t.Helper()
+	seen := make(chan *fanout.Submission, 1)
+	d := open(t, q, fanout.Config{
+		Targets:  []fanout.Target{NewSender().Target("ledger")},
+		OnResult: func(_ context.Context, s *fanout.Submission, _ fanout.Result) { seen <- s },
+	})
+	submit(t, d, "entry")
+	again := *<-seen
+	if err := d.Close(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	again.DispatchID += "-again"
+	if err := q.Submit(context.Background(), &again); !errors.Is(err, fanout.ErrClosed) {
+		t.Errorf("after Close: %v", err)
 	}
 }
 
