@@ -18,10 +18,12 @@ import (
 // takes is a target that takes a while, and knows how many it served at once.
 func takes(d time.Duration, most *atomic.Int64) wire {
 	var now atomic.Int64
+	var mu sync.Mutex
 	return func(*http.Request) (*http.Response, error) {
 		n := now.Add(1)
-		for before := most.Load(); n > before && !most.CompareAndSwap(before, n); before = most.Load() {
-		}
+		mu.Lock()
+		most.Store(max(n, most.Load()))
+		mu.Unlock()
 		defer now.Add(-1)
 		time.Sleep(d)
 		return answer(200, ""), nil
