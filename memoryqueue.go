@@ -168,12 +168,12 @@ func (q *memoryQueue) crowded(target string) bool {
 	return l != nil && l.undone >= q.limits.MaxPerTarget
 }
 
-// hasRoom reports whether a delivery may take its time.
+// hasRoom reports whether a delivery may take its time: not while draining.
 func (q *memoryQueue) hasRoom(target string) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	l := q.lanes[target]
-	return l == nil || 2*l.undone <= q.limits.MaxPerTarget
+	return !q.closed && (l == nil || 2*l.undone <= q.limits.MaxPerTarget)
 }
 
 func (q *memoryQueue) nextDone() <-chan struct{} {

@@ -64,8 +64,8 @@ func (s *Submission) payloadKey() string { return cmp.Or(s.IdempotencyKey, s.Dis
 //
 // With the queue in memory a delivery waits, within its Timeout, while its target's
 // breaker is open or the retry budget spent, so that a short outage is ridden out.
-// It does not if half of the room for its target is taken: then it fails at once,
-// and is a dead letter.
+// It does not if half of the room for its target is taken, or while Close drains:
+// then it fails at once, and is a dead letter.
 //
 // If there is an error, nothing was accepted: the input is refused as by
 // [Dispatcher.Dispatch], the queue has no room ([ErrFull]), or the dispatcher is

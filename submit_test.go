@@ -517,3 +517,19 @@ func TestWhatWasLeftIsRepeatedWithItsKeys(t *testing.T) {
 	want := id + ":crm acme " + id
 	assert.Equal(t, []string{want, want}, keys)
 }
+
+func TestWhileDrainingNothingWaitsForATargetThatIsDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var results fanouttest.Results
+		down := with(via("crm", answering(500)), fanout.Policy{Breaker: fanout.Breaker{OpenFor: time.Hour}, Retry: fanout.Retry{MaxAttempts: 1}, Timeout: -1, AttemptTimeout: -1})
+		d, err := fanout.New(fanout.Config{Targets: []fanout.Target{down}, OnResult: results.OnResult})
+		require.NoError(t, err)
+		for range 20 {
+			submit(t, d)
+		}
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
+		defer cancel()
+		require.NoError(t, d.Close(ctx), "all was told as failed")
+	})
+}
