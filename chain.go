@@ -75,7 +75,7 @@ func (dl *delivery) skip(reason error) {
 func (p *dispatch) extra(ctx context.Context, t *target, kind AttemptKind, earlier Results) *delivery {
 	dl := &delivery{
 		dispatch: p, caller: ctx, target: t, gates: p.d.gatesOf(t), clock: startClock(ctx, &t.policy),
-		first: &exchange{answer: new(Response)}, kind: kind, id: requestIDs(p.s.DispatchID, []*target{t}),
+		exchange: &exchange{answer: new(Response)}, kind: kind, id: requestIDs(p.s.DispatchID, []*target{t}),
 	}
 	defer dl.gates.release()
 	defer dl.clock.stop()

@@ -17,26 +17,25 @@ type delivery struct {
 	gates    *gates
 	caller   context.Context // its end is the caller's doing
 	clock    *clock
-	request  Request // as the latest attempt sends it
-	id       string  // of the first request, and but for its end of all
-	first    *exchange
-	latest   *exchange // nil before the first attempt
+	request  Request   // as the latest attempt sends it
+	id       string    // of the first request, and but for its end of all
+	exchange *exchange // of the latest attempt, or the first
 
 	attempts  []Attempt
 	verdict   verdict   // on the latest attempt
 	response  *Response // the latest seen
 	waits     schedule
-	sending   bool // an attempt is in the hands of a transport or Sender
-	queued    bool // the coming attempt did not start with the dispatch
-	paid      bool // for a retry that is not sent yet
-	effect    bool // some attempt went unanswered
-	refreshed bool // the credentials were renewed
+	sending   bool  // an attempt is in the hands of a transport or Sender
+	queued    bool  // the coming attempt did not start with the dispatch
+	paid      bool  // for a retry that is not sent yet
+	effect    bool  // some attempt went unanswered
+	refreshed bool  // the credentials were renewed
+	ahead     uint8 // attempts that this one does not know, of which it is the hedge
+	kind      AttemptKind
 	outcome   Outcome
 	err       error
 	duration  time.Duration
-	position  int32 // an int would make a result more than 128 bytes, which maps keep apart
-	kind      AttemptKind
-	ahead     int            // attempts that this one does not know, of which it is the hedge
+	position  int32          // an int would make a result more than 128 bytes, which maps keep apart
 	spans     *deliverySpans // nil if untraced
 }
 
@@ -187,19 +186,18 @@ func (dl *delivery) send(ctx context.Context, now time.Time) error {
 
 // nextExchange numbers the coming attempt.
 func (dl *delivery) nextExchange() *exchange {
-	dl.request.Attempt = len(dl.attempts) + 1 + dl.ahead
+	dl.request.Attempt = len(dl.attempts) + 1 + int(dl.ahead)
 	if dl.request.Attempt == 1 {
 		dl.request.RequestID = dl.id
-		dl.latest = dl.first
-		return dl.first
+		return dl.exchange
 	}
 	dl.request.RequestID = strings.TrimSuffix(dl.id, firstAttempt) + "." + strconv.Itoa(dl.request.Attempt)
 	dl.refreshed = dl.refreshed || dl.verdict.expired
 	x := &exchange{answer: new(Response), refresh: dl.verdict.expired}
 	if x.refresh {
-		x.refused = dl.latest.request.Header.Get("Authorization")
+		x.refused = dl.exchange.request.Header.Get("Authorization")
 	}
-	dl.latest = x
+	dl.exchange = x
 	return x
 }
 

@@ -159,8 +159,8 @@ func (d *Dispatcher) newDispatch(ctx context.Context, targets []*target, s *Subm
 		length := len(s.DispatchID) + len(t.keySuffix) + len(firstAttempt)
 		dl := &p.deliveries[i]
 		dl.dispatch, dl.caller, dl.target, dl.gates, dl.clock = p, ctx, t, d.gatesOf(t), p.clockFor(i, t)
-		dl.attempts, dl.first = attempts[i:i:i+1], &exchanges[i]
-		dl.first.answer = &answers[i]
+		dl.attempts, dl.exchange = attempts[i:i:i+1], &exchanges[i]
+		dl.exchange.answer = &answers[i]
 		dl.id, ids = ids[:length], ids[length:]
 		dl.position = int32(i)
 		dl.request = s.request(t, strings.TrimSuffix(dl.id, firstAttempt))

@@ -145,7 +145,7 @@ func (r *race) start(kind AttemptKind) {
 	var ctx context.Context
 	ctx, one.cancel = context.WithCancelCause(r.clock.total())
 	one.clock = &clock{ctx: ctx, started: r.clock.started, timeout: -1, attemptTimeout: r.clock.attemptTimeout}
-	one.kind, one.ahead, one.paid = kind, len(r.runners), kind == HedgeAttempt || r.paid
+	one.kind, one.ahead, one.paid = kind, uint8(len(r.runners)), kind == HedgeAttempt || r.paid //nolint:gosec // there are two at most
 	one.queued, one.attempts, one.response = true, slices.Clip(r.attempts), nil
 	if r.spans != nil {
 		one.spans = &deliverySpans{delivery: r.spans.delivery}
@@ -212,6 +212,6 @@ func (r *race) conclude() error {
 		dl.response = cmp.Or(one.response, dl.response)
 	}
 	dl.response = cmp.Or(tells.response, dl.response)
-	dl.verdict = tells.verdict
+	dl.verdict, dl.exchange = tells.verdict, tells.exchange
 	return tells.err
 }

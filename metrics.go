@@ -35,14 +35,14 @@ type metrics struct {
 	deadLetters      metric.Int64Counter
 	compensations    metric.Int64Counter
 
-	breakerState   metric.Int64ObservableGauge
-	inFlight       metric.Int64ObservableUpDownCounter
-	waiting        metric.Int64ObservableUpDownCounter
-	queueDepth     metric.Int64ObservableUpDownCounter
-	queueOldest    metric.Float64ObservableGauge
-	meter          metric.Meter
-	registration   metric.Registration
-	attributesOnce sync.Map // labels → metric.MeasurementOption
+	breakerState metric.Int64ObservableGauge
+	inFlight     metric.Int64ObservableUpDownCounter
+	waiting      metric.Int64ObservableUpDownCounter
+	queueDepth   metric.Int64ObservableUpDownCounter
+	queueOldest  metric.Float64ObservableGauge
+	meter        metric.Meter
+	registration metric.Registration
+	attributes   sync.Map // labels → metric.MeasurementOption
 }
 
 // The first are those the conventions give for HTTP.
@@ -165,7 +165,7 @@ type label struct {
 
 // labels are made once for each combination, of which there are few.
 func (m *metrics) labels(l label) metric.MeasurementOption {
-	if option, ok := m.attributesOnce.Load(l); ok {
+	if option, ok := m.attributes.Load(l); ok {
 		return option.(metric.MeasurementOption)
 	}
 	var attributes []attribute.KeyValue
@@ -174,7 +174,7 @@ func (m *metrics) labels(l label) metric.MeasurementOption {
 			attributes = append(attributes, key.String(value))
 		}
 	}
-	option, _ := m.attributesOnce.LoadOrStore(l, metric.WithAttributeSet(attribute.NewSet(attributes...)))
+	option, _ := m.attributes.LoadOrStore(l, metric.WithAttributeSet(attribute.NewSet(attributes...)))
 	return option.(metric.MeasurementOption)
 }
 
