@@ -28,7 +28,7 @@ type randomSaga struct {
 	targets []fanout.Target
 
 	mu    sync.Mutex
-	calls map[string]*called // forward, and "undo "+name
+	calls map[string]*called // forward, "or "+name and "undo "+name
 }
 
 // called is what one fake saw.
@@ -50,6 +50,12 @@ func newRandomSaga(seed uint64) *randomSaga {
 				t.After = append(t.After, s.targets[j].Name)
 			}
 		}
+		if s.random.IntN(4) == 0 {
+			t.Hedge, t.Retry = fanout.Hedge{After: 2 * time.Second}, fanout.Retry{MaxAttempts: 2, InitialBackoff: time.Second}
+		}
+		if s.random.IntN(4) == 0 {
+			t.Fallback = []fanout.Target{{Name: "or " + t.Name, Sender: s.fake("or "+t.Name, 3)}}
+		}
 		if s.random.IntN(3) > 0 {
 			t.Compensate = &fanout.Target{Sender: s.fake("undo "+t.Name, 3)}
 		}
@@ -62,7 +68,11 @@ func newRandomSaga(seed uint64) *randomSaga {
 func (s *randomSaga) fake(name string, often int) fanout.SenderFunc {
 	how, takes := s.random.IntN(often), time.Duration(s.random.IntN(5))*time.Second
 	return func(ctx context.Context, _ *fanout.Request) (*fanout.Response, error) {
-		s.note(name, func(c *called) { c.times++; c.begin = time.Now() })
+		s.note(name, func(c *called) {
+			if c.times++; c.times == 1 {
+				c.begin = time.Now()
+			}
+		})
 		defer s.note(name, func(c *called) { c.end = time.Now() })
 		err := ctx.Err()
 		select {
@@ -77,7 +87,7 @@ func (s *randomSaga) fake(name string, often int) fanout.SenderFunc {
 		if err == nil && how == 1 {
 			return nil, errors.New("connection lost")
 		}
-		s.note(name, func(c *called) { c.ok = err == nil })
+		s.note(name, func(c *called) { c.ok = c.ok || err == nil })
 		return nil, err
 	}
 }
@@ -89,6 +99,17 @@ func (s *randomSaga) note(name string, what func(*called)) {
 		s.calls[name] = &called{}
 	}
 	what(s.calls[name])
+}
+
+// forward is what was done for a target, by itself or its fallback.
+func (s *randomSaga) forward(name string) called {
+	c, instead := s.of(name), s.of("or "+name)
+	if instead.times > 0 {
+		c.end = instead.end
+	}
+	c.times += instead.times
+	c.effect, c.ok = c.effect || instead.effect, c.ok || instead.ok
+	return c
 }
 
 func (s *randomSaga) of(name string) called {
@@ -129,7 +150,7 @@ func (s *randomSaga) check(results fanout.Results, err error) string {
 		return fmt.Sprintf("a required target failed: %v; error: %v", failed, err)
 	}
 	for _, t := range s.targets {
-		forward, undo, r := s.of(t.Name), s.of("undo "+t.Name), results[t.Name]
+		forward, undo, r := s.forward(t.Name), s.of("undo "+t.Name), results[t.Name]
 		mustUndo := undoing && t.Compensate != nil && forward.effect
 		switch {
 		case len(r.Attempts) != forward.times+undo.times:
@@ -142,14 +163,14 @@ func (s *randomSaga) check(results fanout.Results, err error) string {
 			return t.Name + ": not undone"
 		case mustUndo && r.Outcome != fanout.Compensated && r.Outcome != fanout.CompensationFailed:
 			return t.Name + ": undone, and nobody was told"
-		case !mustUndo && forward.effect != (r.Outcome == fanout.Delivered || r.Outcome == fanout.Unknown):
+		case !mustUndo && forward.effect != (succeeded(r) || r.Outcome == fanout.Unknown):
 			return t.Name + ": the outcome does not say whether it may have acted"
 		}
-		if r.Outcome == fanout.Skipped && !failed && !slices.ContainsFunc(t.After, func(name string) bool { return !s.of(name).ok }) {
+		if r.Outcome == fanout.Skipped && !failed && !slices.ContainsFunc(t.After, func(name string) bool { return !s.forward(name).ok }) {
 			return t.Name + ": skipped without a reason"
 		}
 		for _, name := range t.After {
-			before, undoBefore := s.of(name), s.of("undo "+name)
+			before, undoBefore := s.forward(name), s.of("undo "+name)
 			switch {
 			case forward.times > 0 && !before.ok:
 				return t.Name + ": began though " + name + " had not succeeded"
@@ -167,15 +188,18 @@ func (s *randomSaga) check(results fanout.Results, err error) string {
 func (s *randomSaga) fate(results fanout.Results) (failed, passed bool) {
 	for _, t := range s.targets {
 		r := results[t.Name]
-		succeeded := r.Outcome == fanout.Delivered
-		if !succeeded && !t.Optional {
+		if !succeeded(r) && !t.Optional {
 			failed = true
 		}
 		if t.Pivot {
-			passed = succeeded || (r.Outcome == fanout.Unknown && t.Compensate == nil)
+			passed = succeeded(r) || (r.Outcome == fanout.Unknown && t.Compensate == nil)
 		}
 	}
 	return failed, passed
+}
+
+func succeeded(r fanout.Result) bool {
+	return r.Outcome == fanout.Delivered || r.Outcome == fanout.Degraded
 }
 
 func (s *randomSaga) describe() string {
