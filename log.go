@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
+	"unicode"
 )
 
 // failure is one target's part in the record of a dispatch that failed.
@@ -33,7 +35,7 @@ func (t *telemetry) logDispatch(ctx context.Context, s *Submission, results Resu
 	var failures []failure
 	for _, r := range results.Sorted() {
 		if r.failed() {
-			failures = append(failures, failure{r.Target, r.Outcome, len(r.Attempts), ErrorClass(r.Err), r.Optional, r.Err.Error()})
+			failures = append(failures, failure{r.Target, r.Outcome, len(r.Attempts), ErrorClass(r.Err), r.Optional, shown(r.Err)})
 		}
 	}
 	t.log(ctx, level, message, s.DispatchID, s.CorrelationID,
@@ -52,7 +54,7 @@ func (t *telemetry) logDeadLetter(ctx context.Context, s *Submission, r Result) 
 	}
 	t.log(ctx, level, "fanout: dead letter", s.DispatchID, s.CorrelationID,
 		slog.String("target", r.Target), slog.String("outcome", r.Outcome.String()), slog.Int("attempts", len(r.Attempts)),
-		slog.String("class", ErrorClass(r.Err)), slog.Any("error", r.Err))
+		slog.String("class", ErrorClass(r.Err)), slog.String("error", shown(r.Err)))
 }
 
 func (t *telemetry) logAttempt(ctx context.Context, dl *delivery, a *Attempt) {
@@ -64,7 +66,7 @@ func (t *telemetry) logAttempt(ctx context.Context, dl *delivery, a *Attempt) {
 		slog.Duration("duration", a.Duration), slog.Int("status", a.StatusCode),
 	}
 	if a.Err != nil {
-		attributes = append(attributes, slog.String("class", ErrorClass(a.Err)), slog.Any("error", a.Err))
+		attributes = append(attributes, slog.String("class", ErrorClass(a.Err)), slog.String("error", shown(a.Err)))
 	}
 	t.log(ctx, slog.LevelDebug, "fanout: attempt", dl.request.DispatchID, dl.request.CorrelationID, attributes...)
 }
@@ -78,10 +80,27 @@ func (t *telemetry) logBreaker(ctx context.Context, target string, c breakerChan
 }
 
 func (t *telemetry) logPanic(ctx context.Context, hook string, err *PanicError) {
-	t.logger.LogAttrs(ctx, slog.LevelError, "fanout: hook failed", slog.String("hook", hook), slog.Any("error", err), slog.String("stack", string(err.Stack)))
+	t.logger.LogAttrs(ctx, slog.LevelError, "fanout: hook failed", slog.String("hook", hook), slog.String("error", shown(err)), slog.String("stack", string(err.Stack)))
 }
 
 func (t *telemetry) log(ctx context.Context, level slog.Level, message, dispatchID, correlationID string, attributes ...slog.Attr) {
 	ids := []slog.Attr{slog.String("dispatch_id", dispatchID), slog.String(CorrelationKey, correlationID)}
 	t.logger.LogAttrs(ctx, level, message, append(ids, attributes...)...)
+}
+
+const mostShown = 1024
+
+// shown bounds what a Sender, a classifier or a panic may have taken from an answer,
+// and leaves it no control characters.
+func shown(err error) string {
+	text := strings.ToValidUTF8(err.Error(), "\uFFFD")
+	if len(text) > mostShown {
+		text = strings.ToValidUTF8(text[:mostShown], "") + "\u2026"
+	}
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, text)
 }

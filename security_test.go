@@ -2,6 +2,7 @@ package fanout_test
 
 import (
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -64,5 +65,23 @@ func TestInformationalAnswersWithoutEndEnd(t *testing.T) {
 func TestStatusesMadeUpMakeNoClasses(t *testing.T) {
 	for status, want := range map[int]string{404: "404", 599: "599", 600: "_OTHER", 999: "_OTHER", 99: "_OTHER", -1: "_OTHER"} {
 		assert.Equal(t, want, fanout.ErrorClass(&fanout.StatusError{StatusCode: status}))
+	}
+}
+
+func TestWhatUserCodeTakesFromAnAnswerIsLoggedWithinBounds(t *testing.T) {
+	var log records
+	recorded := newSpans(t)
+	target := via("crm", func(*http.Request) (*http.Response, error) {
+		return answer(200, "forged\nlevel=INFO\x1b[2J"+strings.Repeat("x", 100_000)), nil
+	})
+	target.Classify = func(r *fanout.Response) error { return fanout.Permanent(fmt.Errorf("not understood: %s", r.Body)) }
+	logger := log.logger(slog.LevelDebug)
+	dispatch(t.Context(), newWith(t, fanout.Config{Targets: []fanout.Target{target}, Logger: logger, TracerProvider: recorded.provider}))
+	assert.NotContains(t, log.String(), `\n`)
+	assert.NotContains(t, log.String(), `\u001b`)
+	assert.Less(t, log.Len(), 5000)
+	for _, span := range recorded.GetSpans() {
+		assert.Less(t, len(span.Status.Description), 1100)
+		assert.NotContains(t, span.Status.Description, "\n")
 	}
 }

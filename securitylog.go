@@ -32,7 +32,7 @@ func (dl *delivery) securityAttempt(ctx context.Context, a *Attempt) {
 	case a.StatusCode == http.StatusUnauthorized, a.StatusCode == http.StatusForbidden:
 		t.security(ctx, slog.LevelWarn, eventAuthFailed, dl.securityAttributes(strconv.Itoa(a.StatusCode))...)
 	case errors.Is(a.Err, ErrAddressRefused):
-		t.security(ctx, slog.LevelWarn, eventAddressRefused, append(dl.securityAttributes(ErrorClass(a.Err)), slog.Any("error", a.Err))...)
+		t.security(ctx, slog.LevelWarn, eventAddressRefused, append(dl.securityAttributes(ErrorClass(a.Err)), slog.String("error", shown(a.Err)))...)
 	}
 }
 
@@ -41,7 +41,7 @@ func (dl *delivery) securityEnd(ctx context.Context) {
 	switch {
 	case dl.err == nil:
 	case errors.Is(dl.err, ErrAuth):
-		t.security(ctx, slog.LevelWarn, eventAuthFailed, append(dl.securityAttributes(ErrorClass(dl.err)), slog.Any("error", dl.err))...)
+		t.security(ctx, slog.LevelWarn, eventAuthFailed, append(dl.securityAttributes(ErrorClass(dl.err)), slog.String("error", shown(dl.err)))...)
 	case errors.Is(dl.err, ErrRateLimited):
 		t.security(ctx, slog.LevelWarn, eventRateLimited, dl.securityAttributes(ErrorClass(dl.err))...)
 	}
@@ -55,5 +55,5 @@ func (t *telemetry) securityInput(ctx context.Context, err error) {
 	if ctx == nil || !errors.Is(err, ErrInvalid) {
 		return
 	}
-	t.security(ctx, slog.LevelWarn, eventInputRefused, slog.Any("error", err))
+	t.security(ctx, slog.LevelWarn, eventInputRefused, slog.String("error", shown(err)))
 }

@@ -73,7 +73,7 @@ func (p *dispatch) endTrace(results Results) {
 		return
 	}
 	if err := p.s.err(results); err != nil && !allCanceled(results) {
-		p.span.SetStatus(codes.Error, err.Error())
+		p.span.SetStatus(codes.Error, shown(err))
 	}
 	p.span.End()
 }
@@ -159,7 +159,7 @@ func (dl *delivery) endAttemptSpan(a *Attempt) {
 func setError(span trace.Span, err error) {
 	if class := ErrorClass(err); class != "" && class != canceledClass {
 		span.SetAttributes(semconv.ErrorTypeKey.String(class))
-		span.SetStatus(codes.Error, err.Error())
+		span.SetStatus(codes.Error, shown(err))
 	}
 }
 
