@@ -50,10 +50,10 @@ func (dl *delivery) run() {
 }
 
 func (dl *delivery) ended() {
-	dl.tellEnd()
 	if dl.dispatch.ended != nil && dl.kind == 0 {
-		dl.dispatch.ended <- dl
+		defer func() { dl.dispatch.ended <- dl }() // though a hook calls Goexit
 	}
+	dl.tellEnd()
 }
 
 // make makes the delivery, whatever user code does.
@@ -259,11 +259,17 @@ func (dl *delivery) nextWait() (time.Duration, error) {
 	return wait, nil
 }
 
-// holdOn waits before a gate that is shut, and reports whether to try it again.
-// That is for what nobody waits for, and while there is room for it.
-func (dl *delivery) holdOn(why Wait) bool {
+// patient reports whether the delivery may wait before a gate that is shut: a
+// compensation, as there is no other way to undo, and what nobody waits for, while
+// there is room for it.
+func (dl *delivery) patient() bool {
 	j := dl.dispatch.s.job
-	if j == nil || j.queue == nil || !j.queue.hasRoom(dl.target.Name) {
+	return dl.kind == CompensationAttempt || (j != nil && j.queue != nil && j.queue.hasRoom(dl.target.Name))
+}
+
+// holdOn waits before a gate that is shut, and reports whether to try it again.
+func (dl *delivery) holdOn(why Wait) bool {
+	if !dl.patient() {
 		return false
 	}
 	openFor := max(dl.target.policy.Breaker.OpenFor, time.Second)
@@ -300,7 +306,7 @@ func (dl *delivery) finish(reason error) {
 	}
 	dl.duration = time.Since(dl.clock.started)
 	dl.outcome = Delivered
-	if reason != nil {
+	if reason != nil && dl.verdict.reach != delivered {
 		dl.outcome = dl.failure()
 		dl.err = &TargetError{Target: dl.target.Name, Outcome: dl.outcome, Attempts: len(dl.attempts), Reason: reason, Err: dl.verdict.err}
 	}

@@ -79,12 +79,14 @@ func (d *Dispatcher) runUntilEnough(ctx context.Context, s *Submission) Results 
 func (d *Dispatcher) runAndLeave(ctx context.Context, s *Submission) Results {
 	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	detach := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
+	overtime := context.AfterFunc(d.overtime, func() { cancel(ErrClosed) })
 	p := d.newDispatch(inner, s.targets, s, nil)
 	p.ended = make(chan *delivery, len(p.deliveries))
 	left, finished := make(chan []string, 1), make(chan Results, 1)
 	d.resume()
 	go func() {
 		defer d.end()
+		defer overtime()
 		defer cancel(nil)
 		results := p.run()
 		finished <- results

@@ -107,3 +107,20 @@ func TestEnoughThatCannotBeMeantIsRefused(t *testing.T) {
 	_, err := d.Submit(t.Context(), "hello", fanout.Enough(1))
 	require.ErrorIs(t, err, fanout.ErrInvalid)
 }
+
+func TestCloseCutsShortWhatWasLeftToFinish(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var dead []string
+		d, err := fanout.New(fanout.Config{
+			Targets:      []fanout.Target{via("quick", answering(200)), via("hangs", hanging)},
+			OnDeadLetter: func(_ context.Context, _ *fanout.Submission, r fanout.Result) { dead = append(dead, r.Err.Error()) },
+		})
+		require.NoError(t, err)
+		_, err = d.Dispatch(t.Context(), "hello", fanout.EnoughLeaveRest(1))
+		require.NoError(t, err)
+		over, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.NoError(t, d.Close(over), "it was told")
+		assert.Equal(t, []string{"hangs: context canceled: dispatcher closed after 1 attempt: context canceled; it may have taken effect"}, dead)
+	})
+}

@@ -93,9 +93,12 @@ type Dispatcher struct {
 	onResult, onDeadLetter func(context.Context, *Submission, Result)
 
 	mu       sync.Mutex
-	running  int           // dispatches under way, and the queue
-	closed   bool          // no more may begin
-	queueEnd sync.Once     // what Close does when the queue has ended
+	running  int       // dispatches under way, and the queue
+	closed   bool      // no more may begin
+	queueEnd sync.Once // what Close does when the queue has ended
+
+	overtime context.Context // ends when Close has waited long enough
+	timeIsUp context.CancelFunc
 	finished chan struct{} // closed when nothing is running any more
 }
 
@@ -112,6 +115,7 @@ func New(config Config) (*Dispatcher, error) {
 		maxPayloadBytes: cmp.Or(config.MaxPayloadBytes, defaultMaxPayloadBytes), validator: config.Validate,
 		onResult: config.OnResult, onDeadLetter: config.OnDeadLetter,
 	}
+	d.overtime, d.timeIsUp = context.WithCancel(context.Background()) //nolint:gosec // Close calls it
 	closing, hangUp := context.WithCancel(context.Background())
 	d.hangUp = hangUp
 	d.transports.make = func(guard *Guard, own *tls.Config) http.RoundTripper { return newTransport(closing, guard, own) }
@@ -222,7 +226,8 @@ const drainTimeout = 30 * time.Second
 // of its own transport. It waits until ctx ends, at most 30 s if ctx has no
 // deadline: give it less than whoever stops the process gives that, and more than
 // [Policy.Timeout] if a target that hangs is to use its time up. Deliveries of the queue in memory are then cut short, and an
-// [*UndeliveredError] has all that were not made, payloads included, in no order. Dispatches
+// [*UndeliveredError] has all that were not made, payloads included, in no order. So are
+// compensations, and what [EnoughLeaveRest] left, which is told to the hooks. Other dispatches
 // under way end with their own contexts; the error says how many there are.
 //
 // Call it after the last handler has returned, that is after
@@ -239,6 +244,7 @@ func (d *Dispatcher) Close(ctx context.Context) error {
 		defer cancel()
 	}
 	d.stopAccepting()
+	defer context.AfterFunc(ctx, d.timeIsUp)()
 	err := d.queue.Close(ctx)
 	d.queueEnd.Do(func() { d.endQueue(ctx, err) })
 	select {
@@ -250,6 +256,11 @@ func (d *Dispatcher) Close(ctx context.Context) error {
 	case <-d.finished:
 		return err
 	case <-ctx.Done():
+	}
+	select {
+	case <-d.finished:
+		return err
+	case <-time.After(cutShortGrace):
 		return errors.Join(err, d.leftRunning(ctx.Err()))
 	}
 }

@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/fanout-go/fanout"
 )
@@ -78,4 +80,33 @@ func TestHooksThatPanicChangeNothing(t *testing.T) {
 		}
 		assert.Len(t, failed, 5)
 	})
+}
+
+func TestHooksThatEndTheirGoroutineLoseNoDelivery(t *testing.T) {
+	for name, hooks := range map[string]*fanout.Hooks{
+		"done":     {AttemptDone: func(context.Context, fanout.Request, fanout.Attempt) { runtime.Goexit() }},
+		"delivery": {DeliveryDone: func(context.Context, fanout.Result) { runtime.Goexit() }},
+	} {
+		d := newWith(t, fanout.Config{Hooks: hooks, Targets: []fanout.Target{via("a", answering(200)), via("b", answering(200))}})
+		for _, options := range [][]fanout.Option{nil, {fanout.Enough(1)}, {fanout.ToTargets(via("c", answering(200)), after(via("d", answering(200)), "c"))}} {
+			results, err := d.Dispatch(t.Context(), "hello", options...)
+			require.NoError(t, err, name)
+			assert.Len(t, results, 2, name)
+		}
+	}
+}
+
+func TestHooksMayCallTheDispatcher(t *testing.T) {
+	var d *fanout.Dispatcher
+	look := func(ctx context.Context) { d.Snapshot(ctx); d.BreakerState("crm"); d.TargetNames() }
+	d = newWith(t, fanout.Config{
+		Targets: []fanout.Target{with(via("crm", answering(500)), fanout.Policy{Breaker: fanout.Breaker{ConsecutiveFailures: 1}})},
+		Hooks: &fanout.Hooks{
+			AttemptStart:   func(ctx context.Context, _ fanout.Request) { look(ctx) },
+			BreakerChanged: func(ctx context.Context, _ string, _, _ fanout.BreakerState) { look(ctx) },
+			DeliveryDone:   func(context.Context, fanout.Result) { assert.NoError(t, d.SetTargets(via("new", answering(200)))) },
+		},
+	})
+	dispatch(t.Context(), d)
+	assert.Equal(t, []string{"crm", "new"}, d.TargetNames())
 }

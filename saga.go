@@ -2,7 +2,6 @@ package fanout
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"sync"
@@ -67,7 +66,7 @@ func (c *chain) compensateAll() {
 	if !c.graph.saga || c.saga.failed == "" || c.saga.passed {
 		return
 	}
-	ctx, cancel := outlive(c.ctx)
+	ctx, cancel := c.outlive(c.ctx)
 	defer cancel()
 	walk(c.graph.next, c.graph.after, func(i int) {
 		if dl := &c.deliveries[i]; dl.target.compensate != nil && (dl.outcome.succeeded() || dl.outcome == Unknown) {
@@ -76,14 +75,10 @@ func (c *chain) compensateAll() {
 	})
 }
 
-// outlive ends with its parent only if that was cut short by Close.
-func outlive(parent context.Context) (context.Context, context.CancelFunc) {
+// outlive ends only when the time to close is over.
+func (p *dispatch) outlive(parent context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(parent))
-	stop := context.AfterFunc(parent, func() {
-		if cause := context.Cause(parent); errors.Is(cause, ErrClosed) {
-			cancel(cause)
-		}
-	})
+	stop := context.AfterFunc(p.d.overtime, func() { cancel(ErrClosed) })
 	return ctx, func() {
 		stop()
 		cancel(nil)

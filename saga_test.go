@@ -268,3 +268,13 @@ func TestUserCodeThatEndsItsGoroutineStopsNoCompensation(t *testing.T) {
 		assert.Equal(t, map[string]string{"a": "compensation_failed", "b": "compensated", "c": "failed"}, outcomesOf(results), name)
 	}
 }
+
+func TestACompensationWaitsForAnOpenBreaker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var j journal
+		pay := j.step("pay", answering(200), answering(500, 200))
+		pay.Compensate.Policy = fanout.Policy{Retry: fanout.Retry{MaxAttempts: 2}, Breaker: fanout.Breaker{ConsecutiveFailures: 1, OpenFor: 3 * time.Second}}
+		d := newDispatcher(t, pay, after(via("ship", answering(400)), "pay"))
+		assert.Equal(t, "compensated", dispatch(t.Context(), d)["pay"].Outcome.String())
+	})
+}
