@@ -39,6 +39,7 @@ type dispatch struct {
 	crew       crew
 	span       trace.Span // nil if there is none
 	traced     tracing
+	watched    bool // by more than the tally
 	graph      *graph         // nil if no target depends on another
 	ended      chan *delivery // nil if nobody waits for single ones
 }
@@ -150,6 +151,7 @@ func duplicates(targets []*target) error {
 func (d *Dispatcher) newDispatch(ctx context.Context, targets []*target, s *Submission, g *graph) *dispatch {
 	p := &dispatch{d: d, s: s, ctx: ctx, graph: g, deliveries: make([]delivery, len(targets))}
 	p.startTrace()
+	p.watched = p.traced != untraced || d.telemetry.watching(ctx)
 	if !s.inherited {
 		p.ctx = WithCorrelationID(p.ctx, s.CorrelationID)
 	}

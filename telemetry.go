@@ -20,6 +20,7 @@ type telemetry struct {
 	logger         *slog.Logger
 	securityLogger *slog.Logger // nil if nobody wants to know
 	hooks          Hooks
+	hooked         bool // there are some
 }
 
 func newTelemetry(config *Config) *telemetry {
@@ -31,12 +32,18 @@ func newTelemetry(config *Config) *telemetry {
 		securityLogger: config.SecurityLogger,
 	}
 	if config.Hooks != nil {
-		t.hooks = *config.Hooks
+		t.hooks, t.hooked = *config.Hooks, true
 	}
 	if t.logger == nil {
 		t.logger = slog.Default()
 	}
 	return t
+}
+
+// watching reports whether anybody wants to know of deliveries and attempts. It is
+// asked once for a dispatch.
+func (t *telemetry) watching(ctx context.Context) bool {
+	return t.hooked || t.securityLogger != nil || t.metrics.attempts.Enabled(ctx) || t.logger.Enabled(ctx, slog.LevelDebug)
 }
 
 // deliverySpans is nil if the dispatch is not traced.
@@ -61,13 +68,16 @@ func (dl *delivery) contained() {
 }
 
 func (dl *delivery) tellStart() {
-	defer dl.contained()
 	if dl.dispatch.traced != untraced {
+		defer dl.contained()
 		dl.spans = dl.telemetry().tracer.startDelivery(dl)
 	}
 }
 
 func (dl *delivery) tellWait(why Wait, since time.Time) {
+	if !dl.dispatch.watched {
+		return
+	}
 	defer dl.contained()
 	waited := time.Since(since)
 	ctx := dl.within(dl.clock.ctx)
@@ -82,7 +92,9 @@ func (dl *delivery) tellWait(why Wait, since time.Time) {
 
 // tellAttempt returns the context that the attempt is made with.
 func (dl *delivery) tellAttempt(given context.Context) (ctx context.Context) {
-	ctx = given
+	if ctx = given; !dl.dispatch.watched {
+		return ctx
+	}
 	defer dl.contained()
 	if dl.spans != nil {
 		ctx = dl.telemetry().tracer.startAttempt(dl.within(ctx), dl)
@@ -95,6 +107,9 @@ func (dl *delivery) tellAttempt(given context.Context) (ctx context.Context) {
 
 // tellSent comes when the attempt's verdict is known.
 func (dl *delivery) tellSent(a *Attempt) {
+	if !dl.dispatch.watched {
+		return
+	}
 	defer dl.contained()
 	ctx := dl.within(dl.clock.ctx)
 	if dl.spans != nil {
@@ -114,8 +129,12 @@ func (dl *delivery) tellRefusedRetry() {
 
 // tellBreaker passes on how the breaker moved, outside its lock.
 func (dl *delivery) tellBreaker() {
+	changes := dl.gates.breaker.takeChanges()
+	if changes == nil {
+		return
+	}
 	defer dl.contained()
-	for _, c := range dl.gates.breaker.takeChanges() {
+	for _, c := range changes {
 		ctx := dl.within(dl.clock.ctx)
 		dl.telemetry().metrics.breakerChanged(ctx, dl.target.label, c.to)
 		dl.telemetry().logBreaker(ctx, dl.target.Name, c)
@@ -126,9 +145,12 @@ func (dl *delivery) tellBreaker() {
 }
 
 func (dl *delivery) tellEnd() {
+	dl.gates.tally.ended(dl.outcome, dl.err)
+	if !dl.dispatch.watched {
+		return
+	}
 	defer dl.contained()
 	ctx := dl.within(dl.clock.ctx)
-	dl.gates.tally.ended(dl.outcome, dl.err)
 	if dl.spans != nil {
 		dl.endDeliverySpan()
 	}
