@@ -39,7 +39,7 @@ type dispatch struct {
 	crew       crew
 	span       trace.Span // nil if there is none
 	traced     tracing
-	watched    bool // by more than the tally
+	watched    bool           // by more than the tally
 	graph      *graph         // nil if no target depends on another
 	ended      chan *delivery // nil if nobody waits for single ones
 }
