@@ -1,6 +1,7 @@
-// Package secrets has secrets from the managers that gocloud.dev knows: Vault's
-// neighbours etcd and Consul, AWS Secrets Manager and Parameter Store, Azure, Google
-// Secret Manager, files and HTTP. Import the driver you need beside it:
+// Package secrets has secrets from the managers that gocloud.dev knows: AWS Secrets
+// Manager and Parameter Store, Google Secret Manager, etcd, HTTP, and files and
+// buckets, which a key in Vault, AWS, Azure or Google decrypts if the decoder says
+// so. Import the driver you need beside it:
 //
 //	import _ "gocloud.dev/runtimevar/awssecretsmanager"
 //
@@ -27,7 +28,9 @@ type Source struct{ variable *runtimevar.Variable }
 
 var _ fanout.SecretSource = (*Source)(nil)
 
-// Open opens a secret by its URL, whose decoder must be string or bytes.
+// Open opens a secret by its URL, whose decoder must be string or bytes, or
+// "decrypt+string" or "decrypt+bytes" with RUNTIMEVAR_KEEPER_URL set, as gocloud.dev
+// describes.
 func Open(ctx context.Context, url string) (*Source, error) {
 	variable, err := runtimevar.OpenVariable(ctx, url)
 	if err != nil {
