@@ -1,7 +1,6 @@
 package fanout
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,23 +8,6 @@ import (
 	"sync"
 	"time"
 )
-
-// MemoryLimits bounds a queue in memory.
-type MemoryLimits struct {
-	// MaxDispatches may be accepted and not yet done; as many again if they keep
-	// nobody waiting, so that targets that hang do not shut out the others. Default
-	// 1024.
-	MaxDispatches int
-	// MaxPerTarget deliveries to one target may be accepted and not yet done, so
-	// that a target that hangs leaves room for the others. Default half of
-	// MaxDispatches.
-	MaxPerTarget int
-	// Workers deliveries to one target are made at once. Default 64.
-	Workers int
-	// MaxWait is how long Submit waits for room, at most until its context ends.
-	// Default and negative: it does not wait.
-	MaxWait time.Duration
-}
 
 // memoryQueue has a lane of work per target. A lane exists, and goroutines run,
 // only while there is work in it.
@@ -69,22 +51,14 @@ type task struct {
 // deliveries to one of its required targets. An optional target without room is
 // left out: its result is [Rejected] with [ErrFull].
 func NewMemoryQueue(limits MemoryLimits) Queue {
-	limits.MaxDispatches = cmp.Or(limits.MaxDispatches, 1024)
-	limits.MaxPerTarget = cmp.Or(limits.MaxPerTarget, limits.MaxDispatches/2+limits.MaxDispatches%2)
-	limits.Workers = cmp.Or(limits.Workers, 64)
-	q := &memoryQueue{limits: limits, lanes: make(map[string]*lane), making: make(map[*task][]Result)}
+	q := &memoryQueue{limits: limits.withDefaults(), lanes: make(map[string]*lane), making: make(map[*task][]Result)}
 	q.cut, q.cutOff = context.WithCancelCause(context.Background())
 	return q
 }
 
 func (q *memoryQueue) Start(w Worker) error {
 	q.worker = w
-	for field, v := range map[string]int{"MaxDispatches": q.limits.MaxDispatches, "MaxPerTarget": q.limits.MaxPerTarget, "Workers": q.limits.Workers} {
-		if err := notNegative("MemoryLimits."+field, v); err != nil {
-			return err
-		}
-	}
-	return nil
+	return q.limits.check()
 }
 
 func (q *memoryQueue) Submit(ctx context.Context, s *Submission) error {
@@ -129,51 +103,6 @@ func (q *memoryQueue) trySubmit(ctx context.Context, s *Submission) (done <-chan
 		q.add(task{ctx: ctx, s: s, target: t.Name, refused: q.crowded(t.Name)})
 	}
 	return nil, nil
-}
-
-func (q *memoryQueue) room(s *Submission) error {
-	if q.undone >= q.limits.MaxDispatches && (q.undone >= 2*q.limits.MaxDispatches || !q.quiet(s)) {
-		return fmt.Errorf("%w: %d dispatches are not done", ErrFull, q.undone)
-	}
-	for _, t := range s.targets[:s.lanes()] {
-		if (!t.Optional || s.Chained()) && q.crowded(t.Name) {
-			return fmt.Errorf("%w: target %q: %d deliveries are not done", ErrFull, t.Name, q.limits.MaxPerTarget)
-		}
-	}
-	return nil
-}
-
-// quiet reports whether a submission keeps nobody waiting: then targets that hang do
-// not shut out the others.
-func (q *memoryQueue) quiet(s *Submission) bool {
-	for _, t := range s.targets[:s.lanes()] {
-		l := q.lanes[t.Name]
-		if l != nil && l.undone >= min(q.limits.Workers, q.limits.MaxPerTarget/4) && (!t.Optional || !q.crowded(t.Name)) {
-			return false
-		}
-	}
-	return true
-}
-
-// lanes is how many of its targets' lanes a submission waits in.
-func (s *Submission) lanes() int {
-	if s.Chained() {
-		return 1
-	}
-	return len(s.targets)
-}
-
-func (q *memoryQueue) crowded(target string) bool {
-	l := q.lanes[target]
-	return l != nil && l.undone >= q.limits.MaxPerTarget
-}
-
-// hasRoom reports whether a delivery may take its time: not while draining.
-func (q *memoryQueue) hasRoom(target string) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	l := q.lanes[target]
-	return !q.closed && (l == nil || 2*l.undone <= q.limits.MaxPerTarget)
 }
 
 func (q *memoryQueue) nextDone() <-chan struct{} {

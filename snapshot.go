@@ -115,7 +115,7 @@ func (t *tally) sent(again bool) {
 func (t *tally) ended(outcome Outcome, err error) {
 	t.outcomes[outcome].Add(1)
 	class := ErrorClass(err)
-	if err != nil && class != ErrorClass(ErrBreakerOpen) { // which would hide why it opened
+	if err != nil && outcome != Skipped && class != ErrorClass(ErrBreakerOpen) { // which would hide why it opened
 		t.lastError.Store(&lastError{class, time.Now()})
 	}
 }
