@@ -18,12 +18,49 @@ type chain struct {
 func (p *dispatch) runChain(g *graph) {
 	c := &chain{dispatch: p, graph: g, saga: newSaga(g)}
 	walk(g.after, g.next, c.deliver)
-	c.compensateAll()
+	if c.isUndone() {
+		c.compensateAll()
+	}
+	c.conclude()
+}
+
+// conclude leaves for later what has no good end yet, if there is a later.
+func (c *chain) conclude() {
+	if c.journal == nil || c.journal.left() != nil {
+		return
+	}
+	undone := c.isUndone()
+	for i := range c.deliveries {
+		switch dl := &c.deliveries[i]; {
+		case dl.outcome.succeeded(), dl.outcome == Skipped, dl.outcome == Compensated:
+		case !undone, dl.outcome == CompensationFailed:
+			c.journal.leave(dl.err)
+		}
+	}
+}
+
+// ended notes how a delivery ended, unless it is to be made another time. How one
+// failed is noted when it is known what comes of that.
+func (c *chain) ended(i int) {
+	dl := &c.deliveries[i]
+	if why := c.journal.interrupted(c.ctx, dl); why != nil {
+		c.journal.leave(why)
+		c.saga.interrupted(i)
+		return
+	}
+	if dl.outcome.succeeded() {
+		c.journal.note(c.ctx, dl.result(), false)
+	}
+	c.saga.ended(i, dl)
 }
 
 func (c *chain) deliver(i int) {
 	dl := &c.deliveries[i]
-	defer func() { c.saga.ended(i, dl) }()
+	if c.journal.recall(dl) {
+		c.saga.ended(i, dl)
+		return
+	}
+	defer c.ended(i)
 	if missing := c.missing(i); missing != "" {
 		dl.skip(fmt.Errorf("%w, as it comes after %s", ErrSkipped, missing))
 		return

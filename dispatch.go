@@ -15,8 +15,12 @@ import (
 type Option struct {
 	names   []string
 	targets []Target
-	enough  *enough // nil in an option that selects targets
+	enough  *enough
+	terms   *terms
 }
+
+// selects reports whether it says where to go.
+func (o Option) selects() bool { return o.enough == nil && o.terms == nil }
 
 // To names configured targets to dispatch to, instead of all of them. Several
 // options add up.
@@ -40,7 +44,9 @@ type dispatch struct {
 	span       trace.Span // nil if there is none
 	traced     tracing
 	watched    bool           // by more than the tally
+	background bool           // for a queue
 	graph      *graph         // nil if no target depends on another
+	journal    *journal       // nil if none is kept
 	ended      chan *delivery // nil if nobody waits for single ones
 }
 
@@ -49,7 +55,7 @@ func (d *Dispatcher) plan(ctx context.Context, payload any, options []Option) (*
 	if ctx == nil {
 		return nil, errNilContext
 	}
-	chosen, err := d.choose(options)
+	chosen, err := d.choose(ctx, options)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +63,15 @@ func (d *Dispatcher) plan(ctx context.Context, payload any, options []Option) (*
 	if err != nil {
 		return nil, err
 	}
-	s.DispatchID, s.Targets, s.targets, s.graph = newID(), chosen.names, chosen.targets, chosen.graph
+	s.Targets, s.targets, s.graph = chosen.names, chosen.targets, chosen.graph
+	if s.terms, err = termsOf(options); err != nil {
+		return nil, err
+	}
+	if s.Named() {
+		s.DispatchID = s.terms.id
+	} else {
+		s.DispatchID = newID()
+	}
 	if s.enough, err = enoughOf(options, chosen); err != nil {
 		return nil, err
 	}
@@ -81,11 +95,11 @@ func (d *Dispatcher) gatesOf(t *target) *gates {
 }
 
 // choose resolves the options to targets.
-func (d *Dispatcher) choose(options []Option) (*selection, error) {
+func (d *Dispatcher) choose(ctx context.Context, options []Option) (*selection, error) {
 	chosen := d.registry.everything()
 	if selecting := selecting(options); len(selecting) > 0 {
 		var err error
-		if chosen, err = d.chooseSome(selecting); err != nil {
+		if chosen, err = d.chooseSome(ctx, selecting); err != nil {
 			return nil, err
 		}
 	}
@@ -99,21 +113,21 @@ func (d *Dispatcher) choose(options []Option) (*selection, error) {
 }
 
 func selecting(options []Option) []Option {
-	if !slices.ContainsFunc(options, func(o Option) bool { return o.enough != nil }) {
+	if !slices.ContainsFunc(options, func(o Option) bool { return !o.selects() }) {
 		return options
 	}
-	return slices.DeleteFunc(slices.Clone(options), func(o Option) bool { return o.enough != nil })
+	return slices.DeleteFunc(slices.Clone(options), func(o Option) bool { return !o.selects() })
 }
 
-func (d *Dispatcher) chooseSome(options []Option) (*selection, error) {
+func (d *Dispatcher) chooseSome(ctx context.Context, options []Option) (*selection, error) {
 	var chosen selection
 	var errs []error
 	for _, o := range options {
 		for _, name := range o.names {
-			if t, ok := d.registry.get(name); ok {
+			t, err := d.find(ctx, name)
+			errs = append(errs, err)
+			if err == nil {
 				chosen.targets = append(chosen.targets, t)
-			} else {
-				errs = append(errs, &InvalidError{Target: name, Field: "Name", Err: errors.New("no target of this name is configured")})
 			}
 		}
 		for _, def := range o.targets {

@@ -30,6 +30,13 @@ type Config struct {
 	// target offers it, and the proxy that the environment names.
 	Transport http.RoundTripper
 
+	// Lookup finds the definition of a target that is not configured, by its name,
+	// such as a customer's webhook in a database: when a dispatch names it by [To],
+	// and when a durable queue comes to its delivery. What its breaker and the like
+	// remember is kept as for [ToTargets]. An error refuses the dispatch. Default
+	// none.
+	Lookup func(ctx context.Context, name string) (Target, error)
+
 	// MaxPayloadBytes bounds the encoded payload. Default 16 MiB; negative means no
 	// bound.
 	MaxPayloadBytes int
@@ -86,6 +93,7 @@ type Dispatcher struct {
 	named           namedGates
 	transports      transports
 	telemetry       *telemetry
+	lookup          func(context.Context, string) (Target, error)
 	maxPayloadBytes int
 	validator       func(context.Context, *Submission) error
 
@@ -112,6 +120,7 @@ func New(config Config) (*Dispatcher, error) {
 		finished:        make(chan struct{}),
 		queue:           config.Queue,
 		telemetry:       newTelemetry(&config),
+		lookup:          config.Lookup,
 		maxPayloadBytes: cmp.Or(config.MaxPayloadBytes, defaultMaxPayloadBytes), validator: config.Validate,
 		onResult: config.OnResult, onDeadLetter: config.OnDeadLetter,
 	}
@@ -162,6 +171,9 @@ func (d *Dispatcher) Dispatch(ctx context.Context, payload any, options ...Optio
 	}
 	defer d.end()
 	s, err := d.plan(ctx, payload, options)
+	if err == nil {
+		err = s.terms.onlySubmit()
+	}
 	if err != nil {
 		d.telemetry.securityInput(ctx, err)
 		return d.refuse(options, err), err

@@ -62,6 +62,12 @@ func (q *memoryQueue) Start(w Worker) error {
 }
 
 func (q *memoryQueue) Submit(ctx context.Context, s *Submission) error {
+	switch {
+	case s.Tx() != nil:
+		return invalid("InTx", "the queue in memory has no transactions")
+	case s.OrderKey() != "":
+		return invalid("InOrder", "the queue in memory keeps no order")
+	}
 	done, full := q.trySubmit(ctx, s)
 	if full == nil || q.limits.MaxWait <= 0 || !errors.Is(full, ErrFull) {
 		return full
@@ -221,7 +227,8 @@ func (q *memoryQueue) deliver(t *task) []Result {
 	defer cancel(nil)
 	defer context.AfterFunc(q.cut, func() { cancel(context.Cause(q.cut)) })()
 	if t.s.Chained() {
-		return q.worker.DeliverAll(ctx, t.s).Sorted()
+		results, _ := q.worker.DeliverAll(ctx, t.s, nil)
+		return results.Sorted()
 	}
 	return []Result{q.worker.Deliver(ctx, t.s, t.target)}
 }

@@ -40,6 +40,7 @@ type metrics struct {
 	waiting      metric.Int64ObservableUpDownCounter
 	queueDepth   metric.Int64ObservableUpDownCounter
 	queueOldest  metric.Float64ObservableGauge
+	queueDead    metric.Int64ObservableUpDownCounter
 	meter        metric.Meter
 	registration metric.Registration
 	attributes   sync.Map // labels → metric.MeasurementOption
@@ -89,6 +90,7 @@ func newMetrics(provider metric.MeterProvider) *metrics {
 	counter(&m.compensations, "compensations", "{compensation}", "Deliveries of failed sagas that were to be undone, and what came of it.")
 	upDown(&m.inFlight, "bulkhead.in_use", "{attempt}", "Attempts under way.")
 	upDown(&m.waiting, "bulkhead.waiting", "{attempt}", "Attempts that wait for the bulkhead.")
+	upDown(&m.queueDead, "queue.dead_letters", "{delivery}", "Dead letters that a durable queue keeps.")
 	upDown(&m.queueDepth, "queue.depth", "{delivery}", "Deliveries accepted and not done.")
 	var err error
 	m.breakerState, err = m.meter.Int64ObservableGauge("fanout.breaker.state", metric.WithDescription("State of the circuit breaker: 0 closed, 1 half-open, 2 open."))
@@ -114,7 +116,7 @@ func (m *metrics) observe(d *Dispatcher) {
 			o.ObserveInt64(m.waiting, t.gates.bulkhead.queued(), with)
 		}
 		return m.observeQueue(ctx, d, o)
-	}, m.breakerState, m.inFlight, m.waiting, m.queueDepth, m.queueOldest)
+	}, m.breakerState, m.inFlight, m.waiting, m.queueDepth, m.queueOldest, m.queueDead)
 	if err != nil {
 		otel.Handle(err)
 	}
@@ -128,19 +130,25 @@ func (m *metrics) observeQueue(ctx context.Context, d *Dispatcher, o metric.Obse
 		return nil
 	}
 	backlog, err := reporter.Backlog(ctx)
-	depth, oldest := map[string]int64{}, map[string]time.Duration{}
+	depth, oldest, dead := map[string]int64{}, map[string]time.Duration{}, map[string]int64{}
 	for _, name := range d.TargetNames() {
 		depth[d.labelOf(name)] = 0
 	}
 	for _, b := range backlog {
 		name := d.labelOf(b.Target)
 		depth[name] += int64(b.Deliveries)
-		oldest[name] = max(oldest[name], time.Since(b.Oldest))
+		dead[name] += int64(b.DeadLetters)
+		if b.Deliveries > 0 {
+			oldest[name] = max(oldest[name], time.Since(b.Oldest))
+		}
 	}
 	for name, n := range depth {
 		with := m.labels(label{target: name})
 		o.ObserveInt64(m.queueDepth, n, with)
 		o.ObserveFloat64(m.queueOldest, oldest[name].Seconds(), with)
+		if n, ok := dead[name]; ok {
+			o.ObserveInt64(m.queueDead, n, with)
+		}
 	}
 	return err
 }

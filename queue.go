@@ -35,9 +35,11 @@ type BacklogReporter interface {
 
 // Backlog is what a queue has accepted for one target and not yet done.
 type Backlog struct {
-	Target     string
-	Deliveries int
-	Oldest     time.Time // when its oldest was submitted
+	Target      string
+	Deliveries  int
+	Oldest      time.Time // when its oldest was submitted
+	DeadLetters int       // kept by a queue that keeps them
+	Held        bool      // nothing is sent for now
 }
 
 // Worker is a dispatcher as a [Queue] sees it. It is safe for concurrent use.
@@ -46,8 +48,12 @@ type Worker interface {
 	// returns when it has ended or ctx cuts it short. It never panics.
 	Deliver(ctx context.Context, s *Submission, target string) Result
 	// DeliverAll makes all deliveries of a submission that is
-	// [Submission.Chained], like Deliver.
-	DeliverAll(ctx context.Context, s *Submission) Results
+	// [Submission.Chained], like Deliver. With a journal it goes on from what that
+	// has, and may leave some for later: then the error says why. It does so if ctx
+	// ends, if a note cannot be kept, if a target is [Postponed], and if one failed
+	// for good or could not be compensated and there is no way but to try again.
+	// Without a journal the error is nil.
+	DeliverAll(ctx context.Context, s *Submission, journal Journal) (Results, error)
 	// Done reports the final result of a delivery to [Config.OnResult] and, if it
 	// failed, to [Config.OnDeadLetter]. Every accepted delivery ends with one
 	// call, or in an [*UndeliveredError]; in both only if what was out, or its hook,

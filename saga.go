@@ -60,19 +60,59 @@ func (s *saga) ended(i int, dl *delivery) {
 	}
 }
 
+// interrupted is ended for what will be made another time.
+func (s *saga) interrupted(i int) {
+	if i == s.graph.pivot {
+		close(s.pivotEnded)
+	}
+}
+
+// isUndone reports whether the saga failed and there is a way back. What was cut short
+// and can go on later decides then.
+func (c *chain) isUndone() bool {
+	return c.graph.saga && c.saga.failed != "" && !c.saga.passed && (c.journal == nil || c.ctx.Err() == nil)
+}
+
 // compensateAll undoes what was done or may have been, in reverse order, what does
-// not depend on each other at the same time. It outlives the caller.
+// not depend on each other at the same time. It outlives a caller; a queue's context
+// ends only when the time is over.
 func (c *chain) compensateAll() {
-	if !c.graph.saga || c.saga.failed == "" || c.saga.passed {
+	ctx := c.ctx
+	if !c.background {
+		var cancel context.CancelFunc
+		ctx, cancel = c.outlive(ctx)
+		defer cancel()
+	}
+	if !c.noteFailures() {
 		return
 	}
-	ctx, cancel := c.outlive(c.ctx)
-	defer cancel()
 	walk(c.graph.next, c.graph.after, func(i int) {
-		if dl := &c.deliveries[i]; dl.target.compensate != nil && (dl.outcome.succeeded() || dl.outcome == Unknown) {
-			c.compensate(ctx, i)
+		dl := &c.deliveries[i]
+		if c.journal.recallCompensation(dl) || dl.target.compensate == nil || !(dl.outcome.succeeded() || dl.outcome == Unknown) {
+			return
 		}
+		defer func() { // though user code calls Goexit
+			if dl.outcome == Compensated {
+				c.journal.note(ctx, dl.result(), true)
+			}
+		}()
+		c.compensate(ctx, i)
 	})
+}
+
+// noteFailures settles that the saga failed: whoever goes on with it does not try again.
+func (c *chain) noteFailures() bool {
+	if c.journal == nil {
+		return true
+	}
+	for i := range c.deliveries {
+		dl := &c.deliveries[i]
+		_, noted := c.journal.past[dl.target.Name]
+		if !noted && !dl.outcome.succeeded() && dl.outcome != Skipped {
+			c.journal.note(c.ctx, dl.result(), false)
+		}
+	}
+	return c.ctx.Err() == nil
 }
 
 // outlive ends only when the time to close is over.

@@ -24,6 +24,10 @@ type TargetSnapshot struct {
 
 	Queued    int           `json:"queued"`        // deliveries submitted and not done
 	OldestAge time.Duration `json:"oldest_age_ns"` // of those
+	// What a durable queue keeps of deliveries that failed for good, and whether it
+	// holds back the rest.
+	DeadLetters int  `json:"dead_letters,omitempty"`
+	Held        bool `json:"held,omitempty"`
 
 	Attempts  uint64 `json:"attempts"`
 	Retries   uint64 `json:"retries"`
@@ -47,7 +51,10 @@ func (d *Dispatcher) Snapshot(ctx context.Context) Snapshot {
 		one := t.gates.snapshot()
 		one.Target, one.Optional = t.Name, t.Optional
 		if b, ok := backlog[t.Name]; ok {
-			one.Queued, one.OldestAge = b.Deliveries, s.Time.Sub(b.Oldest)
+			one.Queued, one.DeadLetters, one.Held = b.Deliveries, b.DeadLetters, b.Held
+			if b.Deliveries > 0 {
+				one.OldestAge = s.Time.Sub(b.Oldest)
+			}
 		}
 		s.Targets = append(s.Targets, one)
 	}

@@ -27,7 +27,8 @@ type Submission struct {
 	targets   []*target // nil after a restart: found by name then
 	graph     *graph    // nil if they do not depend on each other
 	enough    enough
-	job       *job // nil if it does not wait in memory
+	terms     *terms // nil if there are none
+	job       *job   // nil if it does not wait in memory
 }
 
 // Chained reports whether the deliveries depend on each other, by [Target.After],
@@ -98,30 +99,36 @@ func (d *Dispatcher) Submit(ctx context.Context, payload any, options ...Option)
 type worker struct{ *Dispatcher }
 
 func (w worker) Deliver(ctx context.Context, s *Submission, name string) Result {
-	t := w.find(s, name)
-	if t == nil {
-		reason := invalid("Name", "no target of this name is configured")
+	t, err := w.target(ctx, s, name)
+	if err != nil {
 		return Result{Target: name, Outcome: Rejected, DispatchID: s.DispatchID, PayloadKey: s.payloadKey(),
-			Err: &TargetError{Target: name, Outcome: Rejected, Reason: errorIn(name, reason)}}
+			Err: &TargetError{Target: name, Outcome: Rejected, Reason: err}}
 	}
 	r := w.newDispatch(ctx, []*target{t}, s, nil).run()[name]
 	r.position = int32(slices.Index(s.Targets, name)) //nolint:gosec // no dispatch has that many targets
 	return r
 }
 
-func (w worker) DeliverAll(ctx context.Context, s *Submission) Results {
-	chosen, err := w.findAll(s)
-	if err != nil {
-		return refusal(s, err)
+func (w worker) DeliverAll(ctx context.Context, s *Submission, kept Journal) (Results, error) {
+	chosen, err := w.targets(ctx, s)
+	if err != nil && kept != nil {
+		return refusal(s, err), err
+	} else if err != nil {
+		return refusal(s, err), nil
 	}
-	return w.newDispatch(ctx, chosen.targets, s, chosen.graph).run()
+	ctx, journal := newJournal(ctx, kept)
+	defer journal.close()
+	p := w.newDispatch(ctx, chosen.targets, s, chosen.graph)
+	p.journal, p.background = journal, true
+	results := p.run()
+	return results, journal.left()
 }
 
-func (w worker) findAll(s *Submission) (*selection, error) {
+func (w worker) targets(ctx context.Context, s *Submission) (*selection, error) {
 	if s.targets != nil {
 		return &selection{targets: s.targets, graph: s.graph}, nil
 	}
-	return w.chooseSome([]Option{To(s.Targets...)})
+	return w.chooseSome(ctx, []Option{To(s.Targets...)})
 }
 
 // refusal rejects all deliveries of a submission.
@@ -139,14 +146,11 @@ func (s *Submission) refused(position int, reason error) Result {
 		Err: &TargetError{Target: name, Outcome: Rejected, Reason: reason}}
 }
 
-func (w worker) find(s *Submission, name string) *target {
-	for _, t := range s.targets {
-		if t.Name == name {
-			return t
-		}
+func (w worker) target(ctx context.Context, s *Submission, name string) (*target, error) {
+	if t := named(s.targets, name); t != nil {
+		return t, nil
 	}
-	t, _ := w.registry.get(name)
-	return t
+	return w.find(ctx, name)
 }
 
 func (w worker) Done(ctx context.Context, s *Submission, r Result) {

@@ -117,7 +117,8 @@ type target struct {
 	endpoint   *endpoint // nil for a Sender
 	fallbacks  *fallbacks
 	compensate *target
-	gates      *gates // nil if it was given in a call: kept by name then
+	gates      *gates // nil if it is not configured: kept by name then
+	found      bool   // by [Config.Lookup], and so again
 }
 
 // compile checks a definition and makes it ready, all but its gates.
