@@ -66,19 +66,26 @@ func everyDeliveryOnce(t *testing.T, q fanout.Queue) {
 	t.Helper()
 	var mu sync.Mutex
 	done := map[string]int{}
+	var results Results
 	first, second := NewSender(), NewSender()
 	d := open(t, q, fanout.Config{
 		Targets: []fanout.Target{first.Target("first"), second.Target("second")},
-		OnResult: func(_ context.Context, s *fanout.Submission, r fanout.Result) {
+		OnResult: func(ctx context.Context, s *fanout.Submission, r fanout.Result) {
+			results.OnResult(ctx, s, r)
 			mu.Lock()
 			defer mu.Unlock()
 			done[s.DispatchID+" "+r.Target]++
 		},
 	})
-	var want []string
+	var ids, want []string
 	for i := range 50 {
 		id := submit(t, d, i)
-		want = append(want, id+" first", id+" second")
+		ids, want = append(ids, id), append(want, id+" first", id+" second")
+	}
+	for _, id := range ids {
+		if _, err := results.Wait(within(t), id); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := d.Close(within(t)); err != nil {
 		t.Fatal(err)
@@ -179,14 +186,16 @@ func outlivesItsContext(t *testing.T, q fanout.Queue) {
 
 func closeDrains(t *testing.T, q fanout.Queue) {
 	t.Helper()
-	proceed := make(chan struct{})
+	begun, proceed := make(chan struct{}), make(chan struct{})
 	target := fanout.Target{Name: "ledger", Sender: fanout.SenderFunc(func(context.Context, *fanout.Request) (*fanout.Response, error) {
+		close(begun)
 		<-proceed
 		return nil, nil
 	})}
 	var results Results
 	d := open(t, q, fanout.Config{Targets: []fanout.Target{target}, OnResult: results.OnResult})
 	id := submit(t, d, "entry")
+	<-begun
 	closed := make(chan error, 1)
 	go func() { closed <- d.Close(within(t)) }()
 	for {

@@ -1,0 +1,138 @@
+package durable
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/fanout-go/fanout"
+)
+
+// Config is how a [Queue] works. Its zero value is ready.
+type Config struct {
+	// Schedule is how long to wait after each round that failed. A round is what
+	// [fanout.Policy] allows: a few attempts within its Timeout. After the last one
+	// the delivery is a dead letter. Up to a fifth is added to each wait at random,
+	// and a target's Retry-After is waited for if that is longer. Default
+	// [StandardSchedule].
+	Schedule []time.Duration
+	// Concurrency is how many deliveries to one target are under way at once in this
+	// process. Default 64, as [fanout.Bulkhead]. More than 10,000 is refused.
+	Concurrency int
+	// Targets says otherwise for some, by name.
+	Targets map[string]TargetConfig
+	// Final reports whether a failed round is the last one, whatever Schedule says.
+	// Default [Final].
+	Final func(fanout.Result) bool
+
+	// MaxPayloadBytes bounds body and header together, which are stored once for each
+	// target. Default 1 MiB; negative means no bound.
+	MaxPayloadBytes int
+	// Encryption keeps payloads and answers unreadable in the database. Keys are
+	// rotated by whoever implements it: a keyset of Tink does. Default none.
+	Encryption AEAD
+	// Retention is how long a delivery is remembered after it was made, and so how
+	// long [fanout.ID] knows it. Default 24 h; negative means for ever. Dead letters
+	// are kept until they are replayed or discarded.
+	Retention time.Duration
+	// TakeOver is how long a process must not have been heard of before others take
+	// over what it was delivering, on Postgres. Default 10 s, least 2 s. A process
+	// that was cut off from the database for longer may deliver some a second time.
+	TakeOver time.Duration
+	// Schema is where the tables are, on Postgres. Default "fanout". It must not be
+	// set for SQLite.
+	Schema string
+	// Logger gets what goes wrong with the database. Default [log/slog.Default].
+	Logger *slog.Logger
+}
+
+// TargetConfig is what is different for one target. Zero fields are as in [Config].
+type TargetConfig struct {
+	Schedule    []time.Duration
+	Concurrency int
+}
+
+// AEAD encrypts, and authenticates what belongs to it. Those of Tink are such.
+type AEAD interface {
+	Encrypt(plaintext, associatedData []byte) ([]byte, error)
+	Decrypt(ciphertext, associatedData []byte) ([]byte, error)
+}
+
+// StandardSchedule is the one that the Standard Webhooks specification gives as an
+// example: nine waits, three days in all.
+func StandardSchedule() []time.Duration {
+	return []time.Duration{5 * time.Second, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour, 5 * time.Hour, 10 * time.Hour, 14 * time.Hour, 20 * time.Hour, 24 * time.Hour}
+}
+
+// Final is the default of [Config.Final]. It ends a delivery whose last attempt was
+// refused for good, such as by a 400, and one that may have taken effect and cannot
+// be repeated. What somebody may yet mend, such as a certificate that has
+// expired, is tried again by the schedule.
+func Final(r fanout.Result) bool {
+	switch fanout.ErrorClass(r.Err) {
+	case "certificate", "dns", "connect", "connection", "timeout", "address_refused", "auth":
+		return errors.Is(r.Err, fanout.ErrNotIdempotent)
+	}
+	return errors.Is(r.Err, fanout.ErrNotRetried) || errors.Is(r.Err, fanout.ErrNotIdempotent)
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Schedule == nil {
+		c.Schedule = StandardSchedule()
+	}
+	if c.Final == nil {
+		c.Final = Final
+	}
+	c.Concurrency = cmp.Or(c.Concurrency, 64)
+	c.MaxPayloadBytes = cmp.Or(c.MaxPayloadBytes, 1<<20)
+	c.Retention = cmp.Or(c.Retention, 24*time.Hour)
+	c.TakeOver = cmp.Or(c.TakeOver, 10*time.Second)
+	c.Schema = cmp.Or(c.Schema, "fanout")
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	errs := []error{checkSchedule("Schedule", c.Schedule), checkConcurrency("Concurrency", c.Concurrency)}
+	if c.TakeOver < 2*time.Second {
+		errs = append(errs, invalid("TakeOver", "%v is less than 2s", c.TakeOver))
+	}
+	for name, t := range c.Targets {
+		errs = append(errs, checkSchedule(fmt.Sprintf("Targets[%q].Schedule", name), t.Schedule),
+			checkConcurrency(fmt.Sprintf("Targets[%q].Concurrency", name), cmp.Or(t.Concurrency, 1)))
+	}
+	return c, errors.Join(errs...)
+}
+
+func checkSchedule(field string, schedule []time.Duration) error {
+	if len(schedule) > 1000 {
+		return invalid(field, "more than 1000 waits")
+	}
+	if i := slices.IndexFunc(schedule, func(d time.Duration) bool { return d < 0 }); i >= 0 {
+		return invalid(fmt.Sprintf("%s[%d]", field, i), "%v is negative", schedule[i])
+	}
+	return nil
+}
+
+func checkConcurrency(field string, n int) error {
+	if n < 1 || n > 10_000 {
+		return invalid(field, "%d is not in 1 to 10,000", n)
+	}
+	return nil
+}
+
+func invalid(field, format string, args ...any) error {
+	return &fanout.InvalidError{Where: "durable", Field: field, Err: fmt.Errorf(format, args...)}
+}
+
+func (c *Config) schedule(target string) []time.Duration {
+	if s := c.Targets[target].Schedule; s != nil {
+		return s
+	}
+	return c.Schedule
+}
+
+func (c *Config) concurrency(target string) int {
+	return cmp.Or(c.Targets[target].Concurrency, c.Concurrency)
+}

@@ -1,0 +1,182 @@
+package durable
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver"
+	"github.com/riverqueue/river/rivermigrate"
+	"github.com/riverqueue/river/rivertype"
+
+	"github.com/fanout-go/fanout"
+)
+
+// engine is River, whatever its transactions are.
+type engine interface {
+	migrate(context.Context) error
+	migrations() []string
+	validate(context.Context) error
+	start() error
+	stop(context.Context) error
+	insert(ctx context.Context, tx any, jobs []river.InsertManyParams) ([]*rivertype.JobInsertResult, error)
+	open(lane string, config river.QueueConfig) error
+	shut(ctx context.Context, lane string) error
+	pause(ctx context.Context, lane string) error
+	resume(ctx context.Context, lane string) error
+	ended() (<-chan *river.Event, func())
+}
+
+type riverEngine[Tx any] struct {
+	client   *river.Client[Tx]
+	migrator *rivermigrate.Migrator[Tx]
+	schema   string
+}
+
+// idleLane is there because River wants a queue to begin with. Nothing is put in it.
+const idleLane = "fanout"
+
+func newEngine[Tx any](driver riverdriver.Driver[Tx], q *Queue) (engine, error) {
+	workers := river.NewWorkers()
+	river.AddWorker(workers, &worker{queue: q})
+	logger := slog.New(atLeast{q.logger.Handler(), slog.LevelWarn})
+	client, err := river.NewClient(driver, &river.Config{
+		ID:                          q.guard.id(),
+		Logger:                      logger,
+		Workers:                     workers,
+		Queues:                      map[string]river.QueueConfig{idleLane: {MaxWorkers: 1, FetchPollInterval: time.Hour}},
+		FetchCooldown:               fetchCooldown,
+		FetchPollInterval:           pollInterval,
+		JobTimeout:                  -1, // a target's Timeout rules
+		CompletedJobRetentionPeriod: max(q.config.Retention, -1),
+		DiscardedJobRetentionPeriod: -1,
+		CancelledJobRetentionPeriod: -1,
+		Schema:                      q.store.schema,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("durable: %w", err)
+	}
+	migrator, err := rivermigrate.New(driver, &rivermigrate.Config{Logger: logger, Schema: q.store.schema})
+	if err != nil {
+		return nil, fmt.Errorf("durable: %w", err)
+	}
+	return &riverEngine[Tx]{client, migrator, q.store.schema}, nil
+}
+
+// A lane fetches at once when woken, at most this often; and looks by itself this
+// often.
+const fetchCooldown, pollInterval = 2 * time.Millisecond, time.Second
+
+func (e *riverEngine[Tx]) migrate(ctx context.Context) error {
+	_, err := e.migrator.Migrate(ctx, rivermigrate.DirectionUp, nil)
+	return err
+}
+
+func (e *riverEngine[Tx]) migrations() []string {
+	var all []string
+	for _, m := range e.migrator.AllVersions() {
+		prefix := ""
+		if e.schema != "" {
+			prefix = e.schema + "."
+		}
+		all = append(all, strings.ReplaceAll(m.SQLUp, "/* TEMPLATE: schema */", prefix))
+	}
+	return all
+}
+
+func (e *riverEngine[Tx]) validate(ctx context.Context) error {
+	result, err := e.migrator.Validate(ctx, nil)
+	switch {
+	case err != nil:
+		return err
+	case !result.OK:
+		return fmt.Errorf("the database is not migrated, see Queue.Migrate: %s", strings.Join(result.Messages, "; "))
+	}
+	return nil
+}
+
+func (e *riverEngine[Tx]) start() error { return e.client.Start(context.Background()) }
+
+// stop lets what runs end until ctx does, and then cuts it short.
+func (e *riverEngine[Tx]) stop(ctx context.Context) error {
+	if err := e.client.Stop(ctx); err == nil {
+		return nil
+	}
+	cut, cancel := context.WithTimeout(context.WithoutCancel(ctx), cutGrace)
+	defer cancel()
+	return e.client.StopAndCancel(cut)
+}
+
+func (e *riverEngine[Tx]) insert(ctx context.Context, tx any, jobs []river.InsertManyParams) ([]*rivertype.JobInsertResult, error) {
+	if tx == nil {
+		return e.client.InsertMany(ctx, jobs)
+	}
+	own, ok := tx.(Tx)
+	if !ok {
+		var want *Tx
+		return nil, &fanout.InvalidError{Field: "InTx", Err: fmt.Errorf("is a %T, and this queue knows %s", tx, strings.TrimPrefix(fmt.Sprintf("%T", want), "*"))}
+	}
+	return e.client.InsertManyTx(ctx, own, jobs)
+}
+
+func (e *riverEngine[Tx]) open(lane string, config river.QueueConfig) error {
+	err := e.client.Queues().Add(lane, config)
+	var there *river.QueueAlreadyAddedError
+	if errors.As(err, &there) {
+		return nil
+	}
+	return err
+}
+
+func (e *riverEngine[Tx]) shut(ctx context.Context, lane string) error {
+	return e.client.Queues().Remove(ctx, lane)
+}
+
+func (e *riverEngine[Tx]) pause(ctx context.Context, lane string) error {
+	return unlessMissing(e.client.QueuePause(ctx, lane, nil))
+}
+
+func (e *riverEngine[Tx]) resume(ctx context.Context, lane string) error {
+	return unlessMissing(e.client.QueueResume(ctx, lane, nil))
+}
+
+func unlessMissing(err error) error {
+	if errors.Is(err, rivertype.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+func (e *riverEngine[Tx]) ended() (<-chan *river.Event, func()) {
+	return e.client.Subscribe(river.EventKindJobCompleted, river.EventKindJobCancelled, river.EventKindJobFailed)
+}
+
+// atLeast passes on what is as grave as that.
+type atLeast struct {
+	slog.Handler
+	level slog.Level
+}
+
+func (h atLeast) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= h.level && h.Handler.Enabled(ctx, l)
+}
+func (h atLeast) WithAttrs(a []slog.Attr) slog.Handler {
+	return atLeast{h.Handler.WithAttrs(a), h.level}
+}
+func (h atLeast) WithGroup(name string) slog.Handler {
+	return atLeast{h.Handler.WithGroup(name), h.level}
+}
+
+// hostname is for people who look into the database.
+func hostname() string {
+	name, err := os.Hostname()
+	if err != nil || name == "" {
+		return "unknown"
+	}
+	return name[:min(len(name), 40)]
+}

@@ -1,0 +1,55 @@
+package durable
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Hold stops deliveries to a target, in all processes within a second or two. What
+// is under way ends as it does; what is submitted meanwhile is kept. It lasts until
+// [Queue.Resume], over restarts too. A saga is held if one of its targets is.
+func (q *Queue) Hold(ctx context.Context, target string) error {
+	_, err := q.store.exec(ctx, "INSERT INTO @holds (target, since) VALUES ($1, $2) ON CONFLICT (target) DO NOTHING", target, time.Now().UnixMilli())
+	if err == nil {
+		err = errors.Join(q.readHolds(ctx), q.eachLaneOf(target, func(lane string) error { return q.engine.pause(ctx, lane) }))
+	}
+	if err != nil {
+		return fmt.Errorf("durable: holding %q: %w", target, err)
+	}
+	return nil
+}
+
+// Resume undoes [Queue.Hold].
+func (q *Queue) Resume(ctx context.Context, target string) error {
+	_, err := q.store.exec(ctx, "DELETE FROM @holds WHERE target = $1", target)
+	if err == nil {
+		err = errors.Join(q.readHolds(ctx), q.eachLaneOf(target, func(lane string) error { return q.engine.resume(ctx, lane) }))
+	}
+	if err != nil {
+		return fmt.Errorf("durable: resuming %q: %w", target, err)
+	}
+	return nil
+}
+
+// Held names the targets that are held.
+func (q *Queue) Held(ctx context.Context) ([]string, error) {
+	return q.store.strings(ctx, "SELECT target FROM @holds ORDER BY target")
+}
+
+func (q *Queue) readHolds(ctx context.Context) error {
+	held, err := q.Held(ctx)
+	if err == nil {
+		q.lanes.hold(held)
+	}
+	return err
+}
+
+func (q *Queue) eachLaneOf(target string, do func(lane string) error) error {
+	errs := []error{do(laneOf([]string{target}))}
+	for _, one := range q.lanes.together(target) {
+		errs = append(errs, do(one))
+	}
+	return errors.Join(errs...)
+}

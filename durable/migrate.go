@@ -1,0 +1,63 @@
+package durable
+
+import (
+	"context"
+	"fmt"
+	"strings"
+)
+
+// ownTables is what there is beside River's.
+const ownTables = `
+CREATE TABLE IF NOT EXISTS @journal (
+	id      @serial,
+	job_id  bigint NOT NULL,
+	kind    text NOT NULL,
+	target  text NOT NULL,
+	at      bigint NOT NULL, -- milliseconds
+	class   text NOT NULL,
+	error   text NOT NULL,
+	record  @blob NOT NULL
+);
+CREATE INDEX IF NOT EXISTS fanout_journal_job ON @journal (job_id);
+CREATE TABLE IF NOT EXISTS @holds (
+	target  text PRIMARY KEY,
+	since   bigint NOT NULL -- milliseconds
+);
+CREATE TABLE IF NOT EXISTS @nodes (
+	id      text PRIMARY KEY,
+	seen_at bigint NOT NULL -- milliseconds, by the database's clock
+);
+CREATE INDEX IF NOT EXISTS fanout_job_order ON @job (queue, (metadata->>'fanout_order'), id) WHERE metadata->>'fanout_order' IS NOT NULL;
+`
+
+// Migrate makes the tables, or brings them up to date. [Open] does it by itself.
+func (q *Queue) Migrate(ctx context.Context) error {
+	if schema := q.store.schema; schema != "" {
+		if _, err := q.store.exec(ctx, "CREATE SCHEMA IF NOT EXISTS "+schema); err != nil {
+			return fmt.Errorf("durable: %w", err)
+		}
+	}
+	if err := q.engine.migrate(ctx); err != nil {
+		return fmt.Errorf("durable: %w", err)
+	}
+	for statement := range strings.SplitSeq(strings.TrimSpace(ownTables), ";\n") {
+		if _, err := q.store.exec(ctx, statement); err != nil {
+			return fmt.Errorf("durable: %w", err)
+		}
+	}
+	return nil
+}
+
+// Migrations is the SQL that [Queue.Migrate] runs on an empty database, River's and
+// then that of this package, for those who run it themselves.
+func (q *Queue) Migrations() string {
+	var b strings.Builder
+	if schema := q.store.schema; schema != "" {
+		fmt.Fprintf(&b, "CREATE SCHEMA IF NOT EXISTS %s;\n", schema)
+	}
+	for _, statement := range q.engine.migrations() {
+		b.WriteString(strings.TrimSpace(statement) + "\n\n")
+	}
+	b.WriteString(strings.TrimSpace(q.store.sql(ownTables)) + "\n")
+	return b.String()
+}
