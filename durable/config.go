@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"slices"
 	"time"
 
@@ -95,6 +96,9 @@ func (c Config) withDefaults() (Config, error) {
 		c.Logger = slog.Default()
 	}
 	errs := []error{checkSchedule("Schedule", c.Schedule), checkConcurrency("Concurrency", c.Concurrency)}
+	if !schemaName.MatchString(c.Schema) {
+		errs = append(errs, invalid("Schema", "%q is not letters, digits and underscores", c.Schema))
+	}
 	if c.TakeOver < 2*time.Second {
 		errs = append(errs, invalid("TakeOver", "%v is less than 2s", c.TakeOver))
 	}
@@ -104,6 +108,8 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	return c, errors.Join(errs...)
 }
+
+var schemaName = regexp.MustCompile("^[a-z_][a-z0-9_]{0,45}$")
 
 func checkSchedule(field string, schedule []time.Duration) error {
 	if len(schedule) > 1000 {

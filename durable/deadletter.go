@@ -195,7 +195,7 @@ func (q *Queue) Replay(ctx context.Context, id int64) error {
 	}
 	lanes, err := q.store.strings(ctx, "SELECT queue FROM @job WHERE id = $1", id)
 	for _, lane := range lanes {
-		q.lanes.wakeKnown(ctx, lane)
+		q.lanes.revived(ctx, lane)
 	}
 	q.order.look()
 	return err

@@ -111,11 +111,11 @@ func New[Tx any](driver riverdriver.Driver[Tx], db *sql.DB, config Config) (*Que
 		q.store = newStore(db, sqlite, "")
 		q.guard = &fileGuard{db: db}
 		waking := newWaking(driver)
-		driver, q.lanes.wakeLane = waking, waking.wake
+		driver, q.lanes.wakeLane = waking, waking.listener.wake
 	case riverdriver.DatabaseNamePostgres:
 		q.store = newStore(db, postgres, config.Schema)
 		q.guard = newNodes(q.store, config.TakeOver)
-		q.lanes.wakeLane = q.store.notify
+		q.lanes.announce = q.store.notify
 	default:
 		return nil, fmt.Errorf("durable: a River driver for %q is not known", name)
 	}

@@ -25,6 +25,37 @@ type guard interface {
 const release = `UPDATE @job SET state = 'available', attempt = CASE WHEN attempt > 0 THEN attempt - 1 ELSE 0 END
 	WHERE state = 'running' AND kind = 'fanout'`
 
+// lostAfter is how long a delivery that this process does not know of, or has ended,
+// may be under way in the database: its end, or its beginning, was lost with a
+// connection.
+const lostAfter = time.Minute
+
+// findLost makes them available again.
+func (q *Queue) findLost(ctx context.Context) error {
+	query := "SELECT id FROM @job WHERE state = 'running' AND kind = 'fanout' AND " + q.store.epoch("attempted_at") + " < $1"
+	args := []any{float64(time.Now().Add(-lostAfter).UnixMilli()) / 1000}
+	if q.store.schema != "" {
+		query += " AND attempted_by[array_upper(attempted_by, 1)] = $2"
+		args = append(args, q.guard.id())
+	}
+	q.lanes.forgetEnds()
+	var lost []int64
+	err := q.store.each(ctx, query, args, func(rows *sql.Rows) error {
+		var id int64
+		err := rows.Scan(&id)
+		if err == nil && !q.lanes.knows(id) {
+			lost = append(lost, id)
+		}
+		return err
+	})
+	errs := []error{err}
+	for _, id := range lost {
+		_, err := q.store.exec(ctx, release+" AND id = $1", id)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
 // fileGuard has one process at a time deliver from a file.
 type fileGuard struct {
 	db   *sql.DB

@@ -35,6 +35,9 @@ func (q *Queue) beat(ctx context.Context, beats int) error {
 	if q.order.used() || beats%10 == 0 {
 		errs = append(errs, q.releaseOrdered(ctx))
 	}
+	if beats%10 == 5 {
+		errs = append(errs, q.findLost(ctx))
+	}
 	if beats%600 == 60 {
 		errs = append(errs, q.forgetEntries(ctx))
 	}

@@ -15,11 +15,13 @@ import (
 // together. A lane is open while there is work in it, since each costs some looking.
 type lanes struct {
 	q        *Queue
-	wakeLane func(ctx context.Context, lane string)
+	wakeLane func(lane string)                      // on SQLite; it does not wait
+	announce func(ctx context.Context, lane string) // on Postgres, where River does it for what is inserted
 
 	mu     sync.Mutex
 	byName map[string]*lane
-	held   map[string]bool // targets
+	held   map[string]bool     // targets
+	ends   map[int64]time.Time // of deliveries that took long; zero while they are under way
 }
 
 type lane struct {
@@ -33,6 +35,7 @@ type lane struct {
 
 func (l *lanes) init(q *Queue) {
 	l.q, l.byName, l.held = q, map[string]*lane{}, map[string]bool{}
+	l.ends = map[int64]time.Time{}
 }
 
 // idleFor is how long a lane without work stays open.
@@ -58,7 +61,9 @@ func (l *lanes) wake(name string, targets []string) {
 	switch {
 	case l.q.worker == nil, one.opening, l.isHeld(one):
 	case one.open:
-		l.wakeLane(context.Background(), name)
+		if l.wakeLane != nil {
+			l.wakeLane(name)
+		}
 	default:
 		l.openSoon(one)
 	}
@@ -83,16 +88,41 @@ func (l *lanes) openSoon(one *lane) {
 }
 
 // work is called when a delivery begins; what it returns, when it has ended.
-func (l *lanes) work(name string, targets []string) (done func()) {
+func (l *lanes) work(id int64, name string, targets []string) (done func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	one := l.get(name, targets)
 	one.running++
+	l.ends[id] = time.Time{}
+	began := one.used
 	return func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		one.running--
 		one.used = time.Now()
+		l.ends[id] = one.used
+		if one.used.Sub(began) < lostAfter/2 {
+			delete(l.ends, id)
+		}
+	}
+}
+
+// knows reports whether a delivery is under way, or its end may not be written yet.
+func (l *lanes) knows(id int64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, known := l.ends[id]
+	return known
+}
+
+// forgetEnds forgets those that are written, or lost.
+func (l *lanes) forgetEnds() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id, end := range l.ends {
+		if !end.IsZero() && time.Since(end) > lostAfter {
+			delete(l.ends, id)
+		}
 	}
 }
 
@@ -215,14 +245,16 @@ func (l *lanes) together(target string) []string {
 	return names
 }
 
-// wakeKnown wakes a lane that may be open. One that is not is found by keep.
-func (l *lanes) wakeKnown(ctx context.Context, name string) {
+// revived wakes a lane in whose deliveries something was changed, wherever it is
+// open. One that is open nowhere is found by keep.
+func (l *lanes) revived(ctx context.Context, name string) {
 	l.mu.Lock()
 	one := l.byName[name]
 	l.mu.Unlock()
 	if one != nil {
 		l.wake(name, one.targets)
-		return
 	}
-	l.wakeLane(ctx, name)
+	if l.announce != nil {
+		l.announce(ctx, name)
+	}
 }

@@ -7,4 +7,9 @@ import (
 	"github.com/fanout-go/fanout/durable/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
+func TestMain(m *testing.M) {
+	if os.Getenv("FANOUT_AUDIT_DATABASE") != "" {
+		runAuditedProcess()
+	}
+	os.Exit(pgtest.Main(m))
+}

@@ -104,7 +104,7 @@ func (q *Queue) release(ctx context.Context, query string, args ...any) (err err
 		return err
 	}
 	for _, lane := range released {
-		q.lanes.wakeKnown(ctx, lane)
+		q.lanes.revived(ctx, lane)
 	}
 	return nil
 }

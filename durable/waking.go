@@ -27,8 +27,6 @@ func (d *waking[Tx]) GetListener(params *riverdriver.GetListenenerParams) riverd
 	return d.listener
 }
 
-func (d *waking[Tx]) wake(_ context.Context, lane string) { d.listener.wake(lane) }
-
 // listener hands each lane that is to be woken to River once.
 type listener struct {
 	schema string

@@ -30,7 +30,7 @@ func (*worker) NextRetry(j *river.Job[job]) time.Time { return j.Args.notBefore 
 // Work implements river.Worker: one round of a delivery.
 func (w *worker) Work(ctx context.Context, j *river.Job[job]) error {
 	r := round{q: w.queue, job: j}
-	done := w.queue.lanes.work(j.Queue, j.Args.names())
+	done := w.queue.lanes.work(j.ID, j.Queue, j.Args.names())
 	defer done()
 	j.Args.notBefore = w.queue.nextRound(j, 0)
 	var err error

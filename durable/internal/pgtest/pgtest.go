@@ -162,12 +162,15 @@ func (s *Server) Start() error {
 	if err != nil {
 		return err
 	}
-	s.cmd = as(postgres, "-D", s.dir, "-p", s.port, "-k", s.dir, "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200")
-	if err := s.cmd.Start(); err != nil {
-		return err
-	}
 	deadline := time.Now().Add(30 * time.Second)
 	for {
+		if s.cmd == nil || s.cmd.ProcessState != nil || s.cmd.Process.Signal(syscall.Signal(0)) != nil {
+			s.cmd = as(postgres, "-D", s.dir, "-p", s.port, "-k", s.dir, "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200")
+			if err := s.cmd.Start(); err != nil {
+				return err
+			}
+			go func(cmd *exec.Cmd) { _ = cmd.Wait() }(s.cmd) // it ends if those of the last one are still there
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		conn, err := pgx.Connect(ctx, s.URL)
 		cancel()
@@ -184,7 +187,9 @@ func (s *Server) Start() error {
 // Kill kills it and all its processes, as a crash would.
 func (s *Server) Kill() {
 	_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL)
-	_ = s.cmd.Wait()
+	for s.cmd.Process.Signal(syscall.Signal(0)) == nil {
+		time.Sleep(time.Millisecond)
+	}
 	_ = os.Remove(filepath.Join(s.dir, "postmaster.pid"))
 }
 

@@ -1,0 +1,186 @@
+package durable_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/durable"
+	"github.com/fanout-go/fanout/fanouttest"
+)
+
+// refusing is a target that says no until it is mended.
+func refusing(name string, mended *atomic.Bool) fanout.Target {
+	return sending(name, func(*fanout.Request) error {
+		if mended.Load() {
+			return nil
+		}
+		return fanout.Permanent(errDown)
+	})
+}
+
+func TestADeadLetterIsReplayedWithTheSameKey(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		q, _ := open(t, durable.Config{})
+		var mended atomic.Bool
+		var keys sync.Map
+		target := refusing("crm", &mended)
+		target.Prepare = func(_ context.Context, r *fanout.Request) error {
+			n, _ := keys.LoadOrStore(r.IdempotencyKey, new(atomic.Int32))
+			n.(*atomic.Int32).Add(1)
+			return nil
+		}
+		delivered := make(chan fanout.Result, 10)
+		d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{target}, OnResult: func(_ context.Context, _ *fanout.Submission, r fanout.Result) {
+			if r.Err == nil {
+				delivered <- r
+			}
+		}})
+		id := submit(t, d, "entry")
+		eventually(t, func() bool { return len(deadLetters(t, q, durable.Filter{})) == 1 }, "a dead letter")
+		dead := deadLetters(t, q, durable.Filter{})[0]
+
+		mended.Store(true)
+		require.NoError(t, q.Replay(t.Context(), dead.ID))
+		assert.Equal(t, id, (<-delivered).DispatchID)
+		n, _ := keys.Load(id + ":crm")
+		assert.EqualValues(t, 2, n.(*atomic.Int32).Load())
+
+		assert.Empty(t, deadLetters(t, q, durable.Filter{}))
+		require.ErrorIs(t, q.Replay(t.Context(), dead.ID), durable.ErrNotFound)
+		require.ErrorIs(t, q.Discard(t.Context(), dead.ID), durable.ErrNotFound)
+		_, err := q.Inspect(t.Context(), dead.ID)
+		require.ErrorIs(t, err, durable.ErrNotFound)
+	})
+}
+
+func TestDeadLettersAreSelectedByTargetTimeAndClassAndReplayedInBulk(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		q, _ := open(t, durable.Config{})
+		var mended atomic.Bool
+		var arrived atomic.Int32
+		api := fanouttest.NewTarget(t, fanouttest.Status(422))
+		crm := refusing("crm", &mended)
+		crm.Classify = nil
+		d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{crm, {Name: "api 100%_", URL: api.URL()}}, OnResult: func(_ context.Context, _ *fanout.Submission, r fanout.Result) {
+			if r.Err == nil {
+				arrived.Add(1)
+			}
+		}})
+		const n = 20
+		for i := range n {
+			submit(t, d, i)
+		}
+		eventually(t, func() bool { return len(deadLetters(t, q, durable.Filter{})) == 2*n }, "all to be dead")
+		now := time.Now()
+		for _, c := range []struct {
+			filter durable.Filter
+			want   int
+		}{
+			{durable.Filter{Target: "crm"}, n},
+			{durable.Filter{Target: "api 100%_"}, n},
+			{durable.Filter{Target: "nobody"}, 0},
+			{durable.Filter{Class: "422"}, n},
+			{durable.Filter{Class: "422", Target: "crm"}, 0},
+			{durable.Filter{Since: now.Add(-time.Hour)}, 2 * n},
+			{durable.Filter{Since: now.Add(time.Hour)}, 0},
+			{durable.Filter{Until: now.Add(-time.Hour)}, 0},
+		} {
+			assert.Len(t, deadLetters(t, q, c.filter), c.want, "%+v", c.filter)
+		}
+
+		mended.Store(true)
+		var steps []string
+		done, err := q.ReplayAll(t.Context(), durable.Filter{Target: "crm"}, durable.Bulk{PerSecond: -1, Progress: func(done, total int) {
+			steps = append(steps, fmt.Sprintf("%d/%d", done, total))
+		}})
+		require.NoError(t, err)
+		assert.Equal(t, n, done)
+		assert.Equal(t, []any{"1/20", "20/20", n}, []any{steps[0], steps[n-1], len(steps)})
+		eventually(t, func() bool { return arrived.Load() == n }, "all to arrive")
+
+		done, err = q.DiscardAll(t.Context(), durable.Filter{}, durable.Bulk{PerSecond: -1})
+		require.NoError(t, err)
+		assert.Equal(t, n, done)
+		assert.Empty(t, deadLetters(t, q, durable.Filter{}))
+	})
+}
+
+func TestBulkReplayKeepsToItsRate(t *testing.T) {
+	q, _ := inFile(t, durable.Config{})
+	var never atomic.Bool
+	d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{refusing("crm", &never)}})
+	for i := range 10 {
+		submit(t, d, i)
+	}
+	eventually(t, func() bool { return len(deadLetters(t, q, durable.Filter{})) == 10 }, "all to be dead")
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	done, err := q.ReplayAll(ctx, durable.Filter{}, durable.Bulk{PerSecond: 5})
+	require.Error(t, err, "there is no time for all")
+	assert.LessOrEqual(t, done, 4)
+	assert.Positive(t, done)
+}
+
+func TestAHeldTargetKeepsWhatArrivesAndGetsItWhenResumed(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		q, again := open(t, durable.Config{})
+		arrivals := make(chan string, 10)
+		config := fanout.Config{Targets: []fanout.Target{
+			sending("held", func(*fanout.Request) error { arrivals <- "held"; return nil }),
+			sending("other", func(*fanout.Request) error { arrivals <- "other"; return nil }),
+		}}
+		d := dispatcher(t, q, config)
+		submit(t, d, "before")
+		assert.ElementsMatch(t, []string{"held", "other"}, []string{<-arrivals, <-arrivals})
+		require.NoError(t, q.Hold(t.Context(), "held"))
+		time.Sleep(2500 * time.Millisecond) // until every part of River knows
+		submit(t, d, "meanwhile")
+		assert.Equal(t, "other", <-arrivals)
+		held, err := q.Held(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, []string{"held"}, held)
+		closeNow(t, d)
+
+		q = again(t, durable.Config{})
+		dispatcher(t, q, config)
+		select {
+		case to := <-arrivals:
+			t.Error("held over a restart, and yet delivered to", to)
+		case <-time.After(1500 * time.Millisecond):
+		}
+		backlog, err := q.Backlog(t.Context())
+		require.NoError(t, err)
+		require.Len(t, backlog, 1)
+		assert.Equal(t, []any{"held", 1, true}, []any{backlog[0].Target, backlog[0].Deliveries, backlog[0].Held})
+		require.NoError(t, q.Resume(t.Context(), "held"))
+		assert.Equal(t, "held", <-arrivals)
+	})
+}
+
+func TestTheBacklogCountsWhatWaitsAndWhatIsDead(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		q, _ := open(t, durable.Config{Schedule: []time.Duration{time.Hour}})
+		var never atomic.Bool
+		d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{refusing("strict", &never), sending("down", func(*fanout.Request) error { return errDown })}})
+		for range 3 {
+			submit(t, d, "entry")
+		}
+		eventually(t, func() bool { return len(deadLetters(t, q, durable.Filter{})) == 3 }, "all at one to be dead")
+		eventually(t, func() bool {
+			snapshot := d.Snapshot(t.Context())
+			return snapshot.Targets[0].DeadLetters == 3 && snapshot.Targets[1].Queued == 3
+		}, "a true snapshot")
+		snapshot := d.Snapshot(t.Context())
+		assert.Zero(t, snapshot.Targets[0].Queued)
+		assert.Zero(t, snapshot.Targets[1].DeadLetters)
+		assert.InDelta(t, 5, snapshot.Targets[1].OldestAge.Seconds(), 5.1)
+	})
+}
