@@ -27,6 +27,9 @@ func (q *Queue) Resume(ctx context.Context, target string) error {
 	if err == nil {
 		err = errors.Join(q.readHolds(ctx), q.eachLaneOf(target, func(lane string) error { return q.engine.resume(ctx, lane) }))
 	}
+	if err == nil && q.worker != nil {
+		err = q.lanes.keep(ctx)
+	}
 	if err != nil {
 		return fmt.Errorf("durable: resuming %q: %w", target, err)
 	}

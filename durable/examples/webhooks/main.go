@@ -1,0 +1,157 @@
+// Command webhooks sends events to customers' endpoints, signed as Standard Webhooks
+// has it, and keeps them in a database until they are delivered: an SQLite file, or
+// Postgres with -postgres URL. It shows that they survive a restart, and how a dead
+// letter is replayed.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/durable"
+)
+
+func main() {
+	file := flag.String("db", filepath.Join(os.TempDir(), "fanout-webhooks.db"), "the SQLite file")
+	postgres := flag.String("postgres", "", "a postgres:// URL, instead of a file")
+	flag.Parse()
+	slog.SetLogLoggerLevel(slog.LevelError + 1) // the output tells the story
+	ctx := context.Background()
+	open := func() (*durable.Queue, error) { return durable.Open(*file, durable.Config{}) }
+	if *postgres != "" {
+		pool, err := pgxpool.New(ctx, *postgres)
+		if err != nil {
+			log.Fatal(err)
+		}
+		defer pool.Close()
+		open = func() (*durable.Queue, error) {
+			queue, err := durable.OpenPostgres(pool, durable.Config{})
+			if err != nil {
+				return nil, err
+			}
+			return queue, queue.Migrate(ctx)
+		}
+	}
+	if err := run(ctx, open); err != nil {
+		log.Fatal(err) //nolint:gocritic // the pool ends with the process
+	}
+}
+
+// event is what customers are told.
+type event struct {
+	Type  string `json:"type"`
+	Order int    `json:"order"`
+}
+
+// customers would be a table of the service's database.
+type customers map[string]*endpoint
+
+// lookup finds a customer's endpoint, now and after any restart. A stranger's URL
+// would have Guard: fanout.PublicOnly; these are on this machine.
+func (c customers) lookup(_ context.Context, name string) (fanout.Target, error) {
+	e, ok := c[name]
+	if !ok {
+		return fanout.Target{}, errors.New("no such customer")
+	}
+	return fanout.Target{URL: e.url, Sign: fanout.WebhookSigner(e.secret)}, nil
+}
+
+func run(ctx context.Context, open func() (*durable.Queue, error)) error {
+	acme, umbrella := newEndpoint(), newEndpoint()
+	defer acme.close()
+	defer umbrella.close()
+	all := customers{"acme": acme, "umbrella": umbrella}
+
+	fmt.Println("acme is slow today, and umbrella refuses what it gets. Three events for each:")
+	acme.slow.Store(true)
+	umbrella.refuses.Store(true)
+	sender, queue, err := start(open, all)
+	if err != nil {
+		return err
+	}
+	for order := range 3 {
+		id, err := sender.Submit(ctx, event{Type: "order.paid", Order: order}, fanout.To("acme", "umbrella"))
+		if err != nil {
+			return err
+		}
+		fmt.Println("  accepted", id)
+	}
+	if err := until(func() (bool, error) { n, err := countDead(ctx, queue); return n >= 3, err }); err != nil {
+		return err
+	}
+
+	fmt.Println("The sender is stopped before acme has answered, and started again:")
+	now, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := sender.Close(now); err != nil {
+		return err
+	}
+	fmt.Printf("  acme has %d events\n", acme.count())
+	acme.slow.Store(false)
+	if sender, queue, err = start(open, all); err != nil {
+		return err
+	}
+	defer func() { _ = sender.Close(ctx) }()
+	if err := until(func() (bool, error) { return acme.count() >= 3, nil }); err != nil {
+		return err
+	}
+	fmt.Printf("  acme has %d events, each with a signature that it verified\n", acme.count())
+
+	fmt.Println("umbrella's are dead letters. It is mended, and they are replayed:")
+	for dead, err := range queue.DeadLetters(ctx, durable.Filter{Target: "umbrella"}) {
+		if err != nil {
+			return err
+		}
+		fmt.Printf("  %s: %s\n", dead.DispatchID, dead.Error)
+	}
+	umbrella.refuses.Store(false)
+	replayed, err := queue.ReplayAll(ctx, durable.Filter{Target: "umbrella"}, durable.Bulk{})
+	if err != nil {
+		return err
+	}
+	if err := until(func() (bool, error) { return umbrella.count() >= replayed, nil }); err != nil {
+		return err
+	}
+	fmt.Printf("  umbrella has %d events\n", umbrella.count())
+	return nil
+}
+
+// start is what the service does when it starts.
+func start(open func() (*durable.Queue, error), all customers) (*fanout.Dispatcher, *durable.Queue, error) {
+	queue, err := open()
+	if err != nil {
+		return nil, nil, err
+	}
+	sender, err := fanout.New(fanout.Config{Queue: queue, Lookup: all.lookup})
+	return sender, queue, err
+}
+
+func countDead(ctx context.Context, queue *durable.Queue) (n int, err error) {
+	for _, err := range queue.DeadLetters(ctx, durable.Filter{Target: "umbrella"}) {
+		if err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, nil
+}
+
+func until(done func() (bool, error)) error {
+	for range 1000 {
+		if ok, err := done(); ok || err != nil {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return errors.New("that took too long")
+}
