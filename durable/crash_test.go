@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -77,6 +78,9 @@ type audit struct {
 	targets  []string
 	began    time.Time
 
+	hangs atomic.Bool
+	hung  map[string]bool // what was left without an answer
+
 	mu       sync.Mutex
 	tried    map[string]bool
 	accepted map[string]bool
@@ -86,13 +90,23 @@ type audit struct {
 }
 
 func newAudit(t *testing.T, database string) *audit {
-	a := &audit{T: t, database: database, began: time.Now(), tried: map[string]bool{}, accepted: map[string]bool{}, undone: map[string]bool{}}
+	a := &audit{T: t, database: database, began: time.Now(), tried: map[string]bool{}, accepted: map[string]bool{}, hung: map[string]bool{}, undone: map[string]bool{}}
 	for i := range 3 {
 		a.ledgers = append(a.ledgers, map[string][]string{})
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			var payload string
-			if assert.NoError(t, json.NewDecoder(r.Body).Decode(&payload)) {
+			err := json.NewDecoder(r.Body).Decode(&payload)
+			if a.hangs.Load() {
 				a.mu.Lock()
+				a.hung[payload+r.Host] = true
+				a.mu.Unlock()
+				_, _ = io.Copy(io.Discard, r.Body) // or the server does not notice that nobody waits
+				<-r.Context().Done()
+				return
+			}
+			if assert.NoError(t, err) {
+				a.mu.Lock()
+				delete(a.hung, payload+r.Host)
 				a.ledgers[i][payload] = append(a.ledgers[i][payload], r.Header.Get("Idempotency-Key"))
 				a.mu.Unlock()
 			}
@@ -101,6 +115,14 @@ func newAudit(t *testing.T, database string) *audit {
 		a.targets = append(a.targets, server.URL)
 	}
 	return a
+}
+
+func (a *audit) hang()    { a.hangs.Store(true) }
+func (a *audit) recover() { a.hangs.Store(false) }
+func (a *audit) hanging() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.hung)
 }
 
 func (a *audit) killingTheSender() {

@@ -78,15 +78,16 @@ func (e *riverEngine[Tx]) migrate(ctx context.Context) error {
 }
 
 func (e *riverEngine[Tx]) migrations() []string {
-	var all []string
+	var all, done []string
 	for _, m := range e.migrator.AllVersions() {
 		prefix := ""
 		if e.schema != "" {
 			prefix = e.schema + "."
 		}
 		all = append(all, strings.ReplaceAll(m.SQLUp, "/* TEMPLATE: schema */", prefix))
+		done = append(done, fmt.Sprintf("INSERT INTO %sriver_migration (line, version) VALUES ('main', %d);", prefix, m.Version))
 	}
-	return all
+	return append(all, done...)
 }
 
 func (e *riverEngine[Tx]) validate(ctx context.Context) error {

@@ -1,6 +1,7 @@
 package durable
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,9 +20,9 @@ type job struct {
 	Dispatch      string            `json:"dispatch" river:"unique"`
 	Target        string            `json:"target,omitempty" river:"unique"` // none if they are made together
 	Targets       []string          `json:"targets"`
-	Submitted     int64             `json:"submitted"` // milliseconds
-	CorrelationID string            `json:"correlation_id"`
-	Trace         map[string]string `json:"trace,omitempty"` // of the submitter, by W3C Trace Context
+	Submitted     int64             `json:"submitted"`                // milliseconds
+	CorrelationID string            `json:"correlation_id,omitempty"` // if it is not the dispatch's
+	Trace         map[string]string `json:"trace,omitempty"`          // of the submitter, by W3C Trace Context
 	Payload       *content          `json:"payload,omitempty"`
 	Sealed        []byte            `json:"sealed,omitempty"` // Payload, encrypted
 
@@ -41,6 +42,9 @@ func (job) Kind() string { return "fanout" }
 
 func (q *Queue) jobOf(ctx context.Context, s *fanout.Submission) (job, error) {
 	j := job{Dispatch: s.DispatchID, Targets: s.Targets, Submitted: s.Submitted.UnixMilli(), CorrelationID: s.CorrelationID, Trace: traceOf(ctx)}
+	if j.CorrelationID == j.Dispatch {
+		j.CorrelationID = ""
+	}
 	j.Payload = &content{Key: s.IdempotencyKey, ContentType: s.ContentType, Header: s.Header, Body: s.Body}
 	if q.config.Encryption == nil {
 		return j, nil
@@ -61,7 +65,7 @@ func (q *Queue) submission(j *job) (*fanout.Submission, error) {
 		}
 	}
 	return &fanout.Submission{
-		DispatchID: j.Dispatch, CorrelationID: j.CorrelationID, IdempotencyKey: c.Key, Submitted: time.UnixMilli(j.Submitted), Targets: j.Targets,
+		DispatchID: j.Dispatch, CorrelationID: cmp.Or(j.CorrelationID, j.Dispatch), IdempotencyKey: c.Key, Submitted: time.UnixMilli(j.Submitted), Targets: j.Targets,
 		Header: c.Header, ContentType: c.ContentType, Body: c.Body,
 	}, nil
 }
