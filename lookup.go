@@ -36,7 +36,7 @@ func (d *Dispatcher) lookUp(ctx context.Context, name string) (def Target, err e
 	}()
 	def, err = d.lookup(ctx, name)
 	if err == nil && def.Name != "" && def.Name != name {
-		err = fmt.Errorf("Lookup returned a target named %q", def.Name)
+		err = fmt.Errorf("found a target named %q", def.Name)
 	}
 	return def, err
 }

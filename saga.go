@@ -88,7 +88,7 @@ func (c *chain) compensateAll() {
 	}
 	walk(c.graph.next, c.graph.after, func(i int) {
 		dl := &c.deliveries[i]
-		if c.journal.recallCompensation(dl) || dl.target.compensate == nil || !(dl.outcome.succeeded() || dl.outcome == Unknown) {
+		if c.journal.recallCompensation(dl) || dl.target.compensate == nil || (!dl.outcome.succeeded() && dl.outcome != Unknown) {
 			return
 		}
 		defer func() { // though user code calls Goexit

@@ -188,11 +188,13 @@ func postgresSides(b *testing.B) (ours, rivers side) {
 func BenchmarkLatency(b *testing.B) {
 	open := map[string]func(*testing.B) *durable.Queue{
 		"SQLite": func(b *testing.B) *durable.Queue {
+			b.Helper()
 			q, err := durable.Open(filepath.Join(b.TempDir(), "q.db"), durable.Config{})
 			require.NoError(b, err)
 			return q
 		},
 		"Postgres": func(b *testing.B) *durable.Queue {
+			b.Helper()
 			var pool *pgxpool.Pool
 			pool, _ = pgtest.Pool(b)
 			q, err := durable.OpenPostgres(pool, durable.Config{})
@@ -213,7 +215,7 @@ func BenchmarkLatency(b *testing.B) {
 				return nil
 			})}})
 			require.NoError(b, err)
-			defer d.Close(context.Background()) //nolint:errcheck // not what is measured
+			defer d.Close(context.Background())
 			var took []float64
 			for b.Loop() {
 				id, err := d.Submit(b.Context(), "entry")

@@ -93,7 +93,7 @@ func newAudit(t *testing.T, database string) *audit {
 	a := &audit{T: t, database: database, began: time.Now(), tried: map[string]bool{}, accepted: map[string]bool{}, hung: map[string]bool{}, undone: map[string]bool{}}
 	for i := range 3 {
 		a.ledgers = append(a.ledgers, map[string][]string{})
-		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			var payload string
 			err := json.NewDecoder(r.Body).Decode(&payload)
 			if a.hangs.Load() {

@@ -149,10 +149,10 @@ func (q *Queue) Start(worker fanout.Worker) error {
 		return errors.Join(fmt.Errorf("durable: %w", err), q.guard.leave(ctx))
 	}
 	q.started = true
-	background, stop := context.WithCancel(context.Background()) //nolint:gosec // Close calls it
+	background, stop := context.WithCancel(context.Background())
 	q.stop = stop
-	q.inBackground(func() { q.keepHouse(background) })
-	q.inBackground(func() { q.followOrder(background) })
+	q.running.Go(func() { q.keepHouse(background) })
+	q.running.Go(func() { q.followOrder(background) })
 	return nil
 }
 
@@ -160,14 +160,6 @@ const (
 	startTimeout = 30 * time.Second
 	cutGrace     = 5 * time.Second
 )
-
-func (q *Queue) inBackground(do func()) {
-	q.running.Add(1)
-	go func() {
-		defer q.running.Done()
-		do()
-	}()
-}
 
 // Close implements [fanout.Queue]: what is being delivered is finished, or, when ctx
 // ends, cut short and handed back, without using up a round. All that is not

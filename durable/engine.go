@@ -127,8 +127,7 @@ func (e *riverEngine[Tx]) insert(ctx context.Context, tx any, jobs []river.Inser
 
 func (e *riverEngine[Tx]) open(lane string, config river.QueueConfig) error {
 	err := e.client.Queues().Add(lane, config)
-	var there *river.QueueAlreadyAddedError
-	if errors.As(err, &there) {
+	if _, there := errors.AsType[*river.QueueAlreadyAddedError](err); there {
 		return nil
 	}
 	return err

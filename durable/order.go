@@ -113,7 +113,7 @@ func laneNames(rows *sql.Rows, err error) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close() //nolint:errcheck // Err has it
+	defer rows.Close()
 	seen := map[string]bool{}
 	var names []string
 	for rows.Next() {

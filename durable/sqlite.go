@@ -1,6 +1,7 @@
 package durable
 
 import (
+	"context"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -57,7 +58,7 @@ func check(db *sql.DB, path string) error {
 		return err
 	}
 	var verdict string
-	if err := db.QueryRow("PRAGMA quick_check(1)").Scan(&verdict); err != nil {
+	if err := db.QueryRowContext(context.Background(), "PRAGMA quick_check(1)").Scan(&verdict); err != nil {
 		return err
 	}
 	if verdict != "ok" {

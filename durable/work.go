@@ -136,8 +136,7 @@ const soon = 50 * time.Millisecond
 func jittered(d time.Duration) time.Duration { return d + rand.N(d/5+1) }
 
 func retryAfter(err error) time.Duration {
-	var status *fanout.StatusError
-	if errors.As(err, &status) {
+	if status, ok := errors.AsType[*fanout.StatusError](err); ok {
 		return status.RetryAfter
 	}
 	return 0

@@ -51,42 +51,42 @@ func Main(m *testing.M) int {
 // Pool returns a pool on a database of its own, in the server that FANOUT_TEST_POSTGRES
 // names or else in one that it starts, and its URL. Without either the test is skipped,
 // but in CI, where it fails.
-func Pool(t testing.TB) (*pgxpool.Pool, string) {
-	t.Helper()
+func Pool(tb testing.TB) (*pgxpool.Pool, string) {
+	tb.Helper()
 	base := os.Getenv("FANOUT_TEST_POSTGRES")
 	if base == "" {
 		shared.once.Do(func() { shared.server, shared.err = start() })
 		if shared.err != nil {
-			Missing(t, shared.err)
+			Missing(tb, shared.err)
 		}
 		base = shared.server.URL
 	}
-	url := createDatabase(t, base)
-	return Connect(t, url), url
+	url := createDatabase(tb, base)
+	return Connect(tb, url), url
 }
 
 // Missing skips a test aloud; in CI it fails.
-func Missing(t testing.TB, err error) {
-	t.Helper()
+func Missing(tb testing.TB, err error) {
+	tb.Helper()
 	if os.Getenv("CI") != "" {
-		t.Fatal("PostgreSQL: ", err)
+		tb.Fatal("PostgreSQL: ", err)
 	}
-	t.Skip("SKIPPED, no PostgreSQL: ", err)
+	tb.Skip("SKIPPED, no PostgreSQL: ", err)
 }
 
 // Connect opens a pool, which is closed after the test.
-func Connect(t testing.TB, url string) *pgxpool.Pool {
-	t.Helper()
+func Connect(tb testing.TB, url string) *pgxpool.Pool {
+	tb.Helper()
 	pool, err := pgxpool.New(context.Background(), url)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(pool.Close)
+	tb.Cleanup(pool.Close)
 	return pool
 }
 
-func createDatabase(t testing.TB, base string) string {
-	t.Helper()
+func createDatabase(tb testing.TB, base string) string {
+	tb.Helper()
 	shared.mu.Lock()
 	shared.number++
 	name := fmt.Sprintf("fanout_test_%d_%d", os.Getpid(), shared.number)
@@ -94,16 +94,16 @@ func createDatabase(t testing.TB, base string) string {
 	ctx := context.Background()
 	admin, err := pgx.Connect(ctx, base)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	defer admin.Close(ctx) //nolint:errcheck // it is a test's
+	defer admin.Close(ctx)
 	if _, err := admin.Exec(ctx, "CREATE DATABASE "+name); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { drop(base, name) })
+	tb.Cleanup(func() { drop(base, name) })
 	config, err := pgx.ParseConfig(base)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return strings.Replace(base, "/"+config.Database+"?", "/"+name+"?", 1)
 }
@@ -117,13 +117,13 @@ func drop(base, name string) {
 }
 
 // New starts a server for one test, which may kill and restart it.
-func New(t testing.TB) *Server {
-	t.Helper()
+func New(tb testing.TB) *Server {
+	tb.Helper()
 	s, err := start()
 	if err != nil {
-		Missing(t, err)
+		Missing(tb, err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		s.Kill()
 		_ = os.RemoveAll(s.dir)
 	})
