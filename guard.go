@@ -5,7 +5,9 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strings"
 	"syscall"
+	"unicode"
 )
 
 // Guard keeps a target from reaching where a stranger who chose its URL must not
@@ -30,12 +32,30 @@ type Guard struct {
 	Ports []uint16
 	// Proxy is the way to all guarded targets. It resolves names by itself, and has
 	// to check addresses by itself: the guard then looks at nothing but the ports
-	// and addresses in URLs. Default none, whatever the environment says.
+	// and addresses in URLs, and refuses names that are not ASCII. Default none,
+	// whatever the environment says.
 	Proxy *url.URL
 }
 
 // PublicOnly is the zero [Guard].
 var PublicOnly = &Guard{}
+
+// settings are the same for guards that let through the same.
+func (g *Guard) settings() string {
+	if g == nil {
+		return ""
+	}
+	return fmt.Sprint(g.Allow, g.Deny, g.ports(), g.Proxy)
+}
+
+func (g *Guard) clone() *Guard {
+	c := &Guard{Allow: slices.Clone(g.Allow), Deny: slices.Clone(g.Deny), Ports: slices.Clone(g.Ports)}
+	if g.Proxy != nil {
+		proxy := *g.Proxy
+		c.Proxy = &proxy
+	}
+	return c
+}
 
 func (g *Guard) ports() []uint16 {
 	if g.Ports == nil {
@@ -133,14 +153,26 @@ func prefixes(all ...string) []netip.Prefix {
 // checkURL refuses what can be known before anything is dialled, for a proxy hides
 // the rest.
 func (g *Guard) checkURL(u *url.URL) error {
-	ip, err := netip.ParseAddr(u.Hostname())
+	host := strings.TrimSuffix(u.Hostname(), ".")
+	ip, err := netip.ParseAddr(host)
 	if err != nil {
+		if g.Proxy != nil && looksLikeAddress(host) {
+			return refusedAddress("it may be an address in disguise")
+		}
 		if len(g.ports()) > 0 && !slices.Contains(g.ports(), uint16(portOf(u))) { //nolint:gosec // checked to be a port by portOf
 			return refusedAddress("port %d", portOf(u))
 		}
 		return nil
 	}
 	return g.checkAddress(netip.AddrPortFrom(ip, uint16(portOf(u)))) //nolint:gosec // as above
+}
+
+// looksLikeAddress reports whether somebody might read a host as an address that
+// is none to us: 127.1, or digits that IDNA maps to those of ASCII.
+func looksLikeAddress(host string) bool {
+	last := host[strings.LastIndexByte(host, '.')+1:]
+	return strings.Trim(last, "0123456789") == "" || strings.HasPrefix(strings.ToLower(last), "0x") ||
+		strings.ContainsFunc(host, func(r rune) bool { return r > unicode.MaxASCII })
 }
 
 // control is for a dialler, which calls it with each address before connecting.
@@ -156,8 +188,11 @@ func (g *Guard) validate() error {
 		return invalid("Guard.Proxy", "no host")
 	}
 	for _, p := range slices.Concat(g.Allow, g.Deny) {
-		if !p.IsValid() {
+		switch {
+		case !p.IsValid():
 			return invalid("Guard", "an invalid prefix")
+		case p.Addr().Is4In6():
+			return invalid("Guard", "%s is IPv4 mapped to IPv6: write it as IPv4", p)
 		}
 	}
 	return nil

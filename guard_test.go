@@ -1,13 +1,17 @@
 package fanout_test
 
 import (
+	"bufio"
 	"context"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -112,7 +116,8 @@ func TestAProxyIsOnlyUsedOnPurpose(t *testing.T) {
 	through, err := url.Parse(proxy.URL)
 	require.NoError(t, err)
 	guard := &fanout.Guard{Proxy: through}
-	for address, refused := range map[string]bool{"http://hook.example/x": false, "http://10.0.0.1/x": true, "http://hook.example:22/x": true, "http://[::1]/x": true} {
+	for address, refused := range map[string]bool{"http://hook.example/x": false, "http://10.0.0.1/x": true, "http://hook.example:22/x": true, "http://[::1]/x": true,
+		"http://127.1/x": true, "http://2130706433/x": true, "http://0x7f.0.0.1/x": true, "http://127.0.0.1./x": true, "http://\u2460\u2461\u2466.0.0.1/x": true, "http://\u2139.example/x": true} {
 		asked = ""
 		r := dispatch(t.Context(), newDispatcher(t, fanout.Target{Name: "hook", URL: address, Guard: guard}))["hook"]
 		if refused {
@@ -122,6 +127,62 @@ func TestAProxyIsOnlyUsedOnPurpose(t *testing.T) {
 			require.NoError(t, r.Err)
 			assert.Equal(t, address, asked)
 		}
+	}
+}
+
+func TestWhatAProxySaysIsNotRepeated(t *testing.T) {
+	proxy := listener(t, func(c *net.TCPConn) {
+		_, _ = http.ReadRequest(bufio.NewReader(c))
+		_, _ = io.WriteString(c, "HTTP/1.1 407 s3cr3t\r\nContent-Length: 0\r\n\r\n")
+	})
+	guard := &fanout.Guard{Proxy: &url.URL{Scheme: "http", Host: proxy}}
+	r := to(t, fanout.Target{Name: "hook", URL: "https://hook.example", Guard: guard}, once)
+	require.ErrorContains(t, r.Err, "proxy: 407 Proxy Authentication Required")
+	assert.NotContains(t, r.Err.Error(), "s3cr3t")
+}
+
+func TestAProxyOverTLSIsNotShownTheCertificateForTheTarget(t *testing.T) {
+	guard := &fanout.Guard{Proxy: &url.URL{Scheme: "https", Host: "127.0.0.1:1"}}
+	r := to(t, fanout.Target{Name: "hook", URL: "https://hook.example", Guard: guard, TLS: &fanout.TLS{}}, once)
+	require.ErrorContains(t, r.Err, "an https proxy cannot be used together with TLS settings of a target")
+}
+
+func TestTargetsWithEqualGuardsShareConnections(t *testing.T) {
+	var connections atomic.Int64
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			connections.Add(1)
+		}
+	}
+	server.Start()
+	defer server.Close()
+	d := newDispatcher(t)
+	for i := range 10 {
+		guard := &fanout.Guard{Ports: []uint16{}, Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
+		target := fanout.Target{Name: fmt.Sprint("hook ", i), URL: server.URL, Guard: guard}
+		require.NoError(t, dispatch(t.Context(), d, fanout.ToTargets(target)).Err())
+	}
+	assert.EqualValues(t, 1, connections.Load())
+}
+
+func TestAGuardThatIsChangedLaterGuardsAsBefore(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("reached") }))
+	defer server.Close()
+	guard := &fanout.Guard{Ports: []uint16{}, Deny: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}
+	d := newDispatcher(t, fanout.Target{Name: "hook", URL: server.URL, Guard: guard})
+	guard.Deny[0], guard.Allow = netip.MustParsePrefix("10.0.0.0/8"), []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	require.ErrorContains(t, dispatch(t.Context(), d)["hook"].Err, "127.0.0.1 is denied")
+}
+
+func TestAGuardThatCannotWorkIsRefused(t *testing.T) {
+	for want, guard := range map[string]*fanout.Guard{
+		"Guard: an invalid prefix": {Allow: []netip.Prefix{{}}},
+		"Guard: ::ffff:10.0.0.0/104 is IPv4 mapped to IPv6: write it as IPv4": {Deny: []netip.Prefix{netip.MustParsePrefix("::ffff:10.0.0.0/104")}},
+		"Guard.Proxy: no host": {Proxy: &url.URL{Path: "proxy.example"}},
+	} {
+		_, err := fanout.New(fanout.Config{Targets: []fanout.Target{{Name: "hook", URL: "https://hook.example", Guard: guard}}})
+		require.EqualError(t, err, `fanout: target "hook": `+want)
 	}
 }
 

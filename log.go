@@ -98,9 +98,14 @@ func shown(err error) string {
 		text = strings.ToValidUTF8(text[:mostShown], "") + "\u2026"
 	}
 	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
+		if misleading(r) {
 			return ' '
 		}
 		return r
 	}, text)
+}
+
+// misleading runes end lines, or turn the order of what follows around.
+func misleading(r rune) bool {
+	return unicode.IsControl(r) || unicode.In(r, unicode.Zl, unicode.Zp, unicode.Bidi_Control)
 }

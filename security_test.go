@@ -72,13 +72,15 @@ func TestWhatUserCodeTakesFromAnAnswerIsLoggedWithinBounds(t *testing.T) {
 	var log records
 	recorded := newSpans(t)
 	target := via("crm", func(*http.Request) (*http.Response, error) {
-		return answer(200, "forged\nlevel=INFO\x1b[2J"+strings.Repeat("x", 100_000)), nil
+		return answer(200, "forged\nlevel=INFO\x1b[2J\u2028\u202e"+strings.Repeat("x", 100_000)), nil
 	})
 	target.Classify = func(r *fanout.Response) error { return fanout.Permanent(fmt.Errorf("not understood: %s", r.Body)) }
 	logger := log.logger(slog.LevelDebug)
 	dispatch(t.Context(), newWith(t, fanout.Config{Targets: []fanout.Target{target}, Logger: logger, TracerProvider: recorded.provider}))
 	assert.NotContains(t, log.String(), `\n`)
 	assert.NotContains(t, log.String(), `\u001b`)
+	assert.NotContains(t, log.String(), "\u202e", "which turns what follows around")
+	assert.NotContains(t, log.String(), `\u2028`)
 	assert.Less(t, log.Len(), 5000)
 	for _, span := range recorded.GetSpans() {
 		assert.Less(t, len(span.Status.Description), 1100)

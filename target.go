@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 	"unicode/utf8"
 )
 
@@ -223,7 +222,7 @@ func checkName(name string) error {
 		return errors.New("longer than 128 bytes")
 	case !utf8.ValidString(name):
 		return errors.New("not UTF-8")
-	case strings.ContainsFunc(name, unicode.IsControl):
+	case strings.ContainsFunc(name, misleading):
 		return errors.New("has a control character")
 	}
 	return nil
@@ -327,6 +326,8 @@ func checkURL(u *url.URL) error {
 		return invalid("URL", "scheme is neither http nor https")
 	case u.Hostname() == "":
 		return invalid("URL", "no host")
+	case portOf(u) > 65535:
+		return invalid("URL", "its port is above 65535")
 	case u.Fragment != "":
 		return invalid("URL", "has a fragment, which is never sent")
 	}

@@ -7,7 +7,7 @@ import (
 )
 
 // TLS is how a target is told who calls (mutual TLS), and whom to believe. TLS 1.2
-// is the least in any case. Targets that are given the same *TLS share connections.
+// is the least in any case. Targets with equal settings share connections.
 type TLS struct {
 	// CertFile and KeyFile are a client certificate with its chain, and its private
 	// key, in PEM. They are looked at once a second at most, when a connection is
@@ -15,7 +15,7 @@ type TLS struct {
 	// go on. While the two do not fit, the last that did are used. Default none.
 	CertFile, KeyFile string
 	// CAFile has the certificates, in PEM, of those who may vouch for the target.
-	// It is read once. Default the system's.
+	// It is read once by a dispatcher. Default the system's.
 	CAFile string
 	// ServerName is who the target has to be, if not the host in its URL.
 	ServerName string

@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"math"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -183,7 +184,11 @@ func (c *conventions) attributes(u *url.URL) []attribute.KeyValue {
 }
 
 func portOf(u *url.URL) int {
-	if port, err := strconv.Atoi(u.Port()); err == nil {
+	if u.Port() != "" {
+		port, err := strconv.Atoi(u.Port())
+		if err != nil {
+			return math.MaxInt
+		}
 		return port
 	}
 	if u.Scheme == "https" {

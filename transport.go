@@ -3,9 +3,12 @@ package fanout
 import (
 	"context"
 	"crypto/tls"
+	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,8 +25,17 @@ func newTransport(closing context.Context, guard *Guard, tlsConfig *tls.Config) 
 		dialer.Control = guard.control
 		proxy = http.ProxyURL(guard.Proxy)
 	}
+	if tlsConfig != nil {
+		proxy = inTheClear(proxy)
+	}
 	return &ownTransport{guard: guard, Transport: &http.Transport{
-		Proxy:           proxy,
+		Proxy: proxy,
+		OnProxyConnectResponse: func(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
+			if answer.StatusCode != http.StatusOK {
+				return fmt.Errorf("proxy: %d %s", answer.StatusCode, http.StatusText(answer.StatusCode))
+			}
+			return nil
+		},
 		TLSClientConfig: tlsConfig,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			ctx, cancel := context.WithCancel(ctx)
@@ -46,6 +58,18 @@ func newTransport(closing context.Context, guard *Guard, tlsConfig *tls.Config) 
 		ExpectContinueTimeout:  time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
 	}}
+}
+
+// inTheClear refuses a proxy that is spoken to over TLS: net/http would show it the
+// certificate that is for the target.
+func inTheClear(proxy func(*http.Request) (*url.URL, error)) func(*http.Request) (*url.URL, error) {
+	return func(r *http.Request) (*url.URL, error) {
+		u, err := proxy(r)
+		if u != nil && u.Scheme == "https" {
+			return nil, errors.New("an https proxy cannot be used together with TLS settings of a target")
+		}
+		return u, err
+	}
 }
 
 // ownTransport tells the dispatcher's from a user's.
@@ -74,14 +98,17 @@ type transports struct {
 }
 
 type transportKey struct {
-	guard *Guard
-	tls   *TLS
+	guard string
+	tls   TLS
 }
 
 func (t *transports) get(guard *Guard, own *TLS) (http.RoundTripper, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	key := transportKey{guard, own}
+	key := transportKey{guard: guard.settings()}
+	if own != nil {
+		key.tls = *own
+	}
 	if made, ok := t.made[key]; ok {
 		return made, nil
 	}
@@ -89,6 +116,7 @@ func (t *transports) get(guard *Guard, own *TLS) (http.RoundTripper, error) {
 		if err := guard.validate(); err != nil {
 			return nil, err
 		}
+		guard = guard.clone()
 	}
 	var config *tls.Config
 	if own != nil {
