@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"net/http"
 )
 
@@ -32,6 +33,21 @@ type secretAuth struct {
 	header string
 	from   SecretSource
 	write  func(Secret) string
+}
+
+// checkAuth refuses a header in which nothing would be sent, or something else is.
+func checkAuth(auth Authenticator) error {
+	a, ok := auth.(secretAuth)
+	name := http.CanonicalHeaderKey(a.header)
+	switch {
+	case !ok:
+		return nil
+	case !validFieldName(a.header):
+		return fmt.Errorf("%.100q is not a header name", a.header)
+	case refusedHeaders[name] || name == "Content-Type":
+		return fmt.Errorf("%s is set by the library or the connection", name)
+	}
+	return nil
 }
 
 func (a secretAuth) Authenticate(ctx context.Context, r *http.Request) error {

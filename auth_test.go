@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"sync"
 	"sync/atomic"
@@ -49,6 +51,19 @@ func TestCredentialsThatCannotBeHadEndTheDeliveryUnsent(t *testing.T) {
 		r := dispatch(t.Context(), newDispatcher(t, target))["crm"]
 		assert.Equal(t, fanout.Rejected, r.Outcome)
 		require.EqualError(t, r.Err, want)
+	}
+}
+
+func TestAHeaderThatCannotCarryACredentialIsRefused(t *testing.T) {
+	for header, want := range map[string]string{
+		"X Api Key":    `fanout: target "crm": Auth: "X Api Key" is not a header name`,
+		"host":         `fanout: target "crm": Auth: Host is set by the library or the connection`,
+		"Content-Type": `fanout: target "crm": Auth: Content-Type is set by the library or the connection`,
+	} {
+		crm := via("crm", nil)
+		crm.Auth = fanout.HeaderAuth(header, fanout.NewSecret("k-1"))
+		_, err := fanout.New(fanout.Config{Targets: []fanout.Target{crm}})
+		require.EqualError(t, err, want)
 	}
 }
 
@@ -208,6 +223,68 @@ func TestAfterA401AnotherTokenIsFetchedOnce(t *testing.T) {
 		})
 		assert.EqualValues(t, 3, source.calls.Load())
 	})
+}
+
+func TestARenewalThatIsSlowHoldsNobodyUpForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := &tokens{lives: time.Hour}
+		d := newDispatcher(t, with(withTokens(via("crm", answering(200)), source), unbounded))
+		dispatch(t.Context(), d)
+		time.Sleep(59*time.Minute + 30*time.Second)
+		source.takes = time.Minute
+		began := time.Now()
+		all(100, func() { assert.Equal(t, fanout.Delivered, dispatch(t.Context(), d)["crm"].Outcome) })
+		assert.Equal(t, time.Second, time.Since(began), "then the old one is used")
+		assert.EqualValues(t, 2, source.calls.Load())
+	})
+}
+
+func TestATokenEndpointThatHangsIsAskedAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := &tokens{takes: time.Hour}
+		d := newDispatcher(t, with(withTokens(via("crm", answering(200)), source), fanout.Policy{Timeout: time.Minute, AttemptTimeout: time.Minute, Breaker: fanout.Breaker{Window: time.Hour}}))
+		began := time.Now()
+		r := dispatch(t.Context(), d)["crm"]
+		require.ErrorIs(t, r.Err, fanout.ErrAuth)
+		assert.Equal(t, 10*time.Second, time.Since(began))
+		source.takes = 0
+		time.Sleep(time.Second)
+		assert.Equal(t, fanout.Delivered, dispatch(t.Context(), d)["crm"].Outcome)
+	})
+}
+
+func TestATargetThatRefusesEveryTokenCostsOneASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := &tokens{}
+		d := newDispatcher(t, with(withTokens(via("crm", answering(401)), source), unbounded))
+		for range 5 {
+			all(100, func() { assert.Equal(t, fanout.Failed, dispatch(t.Context(), d)["crm"].Outcome) })
+			time.Sleep(time.Second)
+		}
+		assert.EqualValues(t, 6, source.calls.Load(), "the first one, and one a second")
+	})
+}
+
+func TestTheRequestForATokenIsNotTakenForTheTargets(t *testing.T) {
+	endpoint := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer endpoint.Close()
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	gone := listener(t, func(*net.TCPConn) {})
+	crm := fanout.Target{Name: "crm", URL: "https://" + gone, Transport: transport}
+	crm.Auth = fanout.TokenAuth(fanout.TokenSourceFunc(func(ctx context.Context) (fanout.Token, error) {
+		r, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint.URL, http.NoBody)
+		if err != nil {
+			return fanout.Token{}, err
+		}
+		answer, err := (&http.Client{Transport: transport}).Do(r)
+		if err != nil {
+			return fanout.Token{}, err
+		}
+		return fanout.Token{Value: fanout.NewSecret("t-1")}, answer.Body.Close()
+	}))
+	r := to(t, crm, fanout.Policy{AttemptTimeout: 100 * time.Millisecond, Idempotency: fanout.Idempotency{Header: "-"}})
+	assert.Equal(t, fanout.Failed, r.Outcome, "the handshake with the target never ended, so nothing was sent to it")
 }
 
 func TestATokenSourceMayPanic(t *testing.T) {

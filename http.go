@@ -3,6 +3,7 @@ package fanout
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -52,6 +53,11 @@ func (d *Dispatcher) newEndpoint(def *Target, p Policy) (*endpoint, error) {
 	if _, taken := e.header[e.keyHeader]; taken {
 		return nil, invalid("Header", "%s is the idempotency key's, which differs for each dispatch", p.Idempotency.Header)
 	}
+	if def.Auth != nil {
+		if err := checkAuth(def.Auth); err != nil {
+			return nil, &InvalidError{Field: "Auth", Err: err}
+		}
+	}
 	if e.transport == nil {
 		e.transport = d.transport
 	}
@@ -92,15 +98,16 @@ type exchange struct {
 // otherwise net/http would by itself repeat a request that met a dead
 // connection, an attempt nobody sees.
 func (e *endpoint) build(ctx context.Context, x *exchange, r *Request) error {
+	watched := ctx
 	if e.traced {
 		x.sight = new(sight)
-		ctx = x.sight.watch(ctx, e.own)
+		watched = x.sight.watch(ctx, e.own)
 	}
 	body := r.Body
 	if e.method == http.MethodGet || e.method == http.MethodHead {
 		body = nil
 	}
-	x.request = *e.template.WithContext(ctx)
+	x.request = *e.template.WithContext(watched)
 	x.request.URL, x.request.Host = r.URL, r.URL.Host
 	x.request.Header = e.requestHeader(x, r, len(body) > 0)
 	e.propagator.inject(ctx, x.request.Header)
@@ -111,12 +118,18 @@ func (e *endpoint) build(ctx context.Context, x *exchange, r *Request) error {
 	if len(body) == 0 {
 		x.request.TransferEncoding = identity
 	}
+	if e.auth == nil && e.signer == nil {
+		return nil
+	}
+	// A request that these make, for a token, is not the one that is watched.
+	x.request = *x.request.WithContext(ctx)
 	if err := e.authenticate(ctx, x); err != nil {
 		return fmt.Errorf("%w: %w", ErrAuth, err)
 	}
 	if err := e.sign(ctx, x, r, body); err != nil {
 		return fmt.Errorf("%w: signature: %w", ErrAuth, err)
 	}
+	x.request = *x.request.WithContext(watched)
 	return nil
 }
 
@@ -167,7 +180,7 @@ func withoutURL(err error) error {
 	if !errors.As(err, &urlError) || has[*shownAs](err) {
 		return err
 	}
-	return &shownAs{urlError.Op + ": " + urlError.Err.Error(), err}
+	return &shownAs{urlError.Op + ": " + withoutQuotes(urlError.Err).Error(), err}
 }
 
 var identity = []string{"identity"} // no body, rather than an empty chunked one
@@ -231,8 +244,12 @@ func closeAtEnd(ctx context.Context, body io.Closer) (stop func() bool) {
 }
 
 // withoutQuotes cuts an error's text at the first quote: net/http quotes what it
-// cannot read, and a hostile peer may have sent our own request back.
+// cannot read, and a hostile peer may have sent our own request back. The names in
+// a certificate stand there without quotes.
 func withoutQuotes(err error) error {
+	if named := (x509.HostnameError{}); errors.As(err, &named) {
+		return &shownAs{"x509: certificate is not valid for " + named.Host, err}
+	}
 	text, _, quoted := strings.Cut(err.Error(), `"`)
 	if !quoted {
 		return err

@@ -28,9 +28,10 @@ type TokenSourceFunc func(context.Context) (Token, error)
 func (f TokenSourceFunc) Token(ctx context.Context) (Token, error) { return f(ctx) }
 
 // TokenAuth sends the source's bearer token. It fetches one for all who need it at
-// the same time, and each waits no longer than its own context lasts. A minute
-// before a token expires, or a tenth of its life if that is less, one delivery
-// fetches the next while the others use the old one. After a 401 it fetches another.
+// the same time, within 10 s, and each waits no longer than its own context lasts. A
+// minute before a token expires, or a tenth of its life if that is less, one delivery
+// fetches the next while the others use the old one; if that takes longer than a
+// second it uses the old one too. After a 401 it fetches another, at most once a second.
 //
 // If fetching fails, all who wait fail at once, with [ErrAuth], and for a second so
 // does everybody else: a token endpoint that is down is not stormed. Nothing of
@@ -46,6 +47,7 @@ type tokenAuth struct {
 	fetch    *fetch // nil if none is under way
 	failure  error
 	failedAt time.Time
+	refused  time.Time // when a target's 401 last had us fetch another
 }
 
 // fetch is a token on its way. It ends early if nobody waits for it any more.
@@ -57,8 +59,10 @@ type fetch struct {
 }
 
 const (
-	refreshEarly = time.Minute // at most, before it expires
-	failFor      = time.Second // after a failure
+	refreshEarly = time.Minute      // at most, before it expires
+	failFor      = time.Second      // after a failure
+	fetchTimeout = 10 * time.Second // so that one request that hangs is not all that is ever tried
+	patience     = time.Second      // for the next token, while the old one can be used
 )
 
 func (a *tokenAuth) Authenticate(ctx context.Context, r *http.Request) error {
@@ -79,9 +83,17 @@ func (a *tokenAuth) Refresh(ctx context.Context) error { return a.renew(ctx, "")
 // have: then somebody else did.
 func (a *tokenAuth) renew(ctx context.Context, refused string) error {
 	a.mu.Lock()
-	if refused != "" && refused != a.token.authorization() && a.fetch == nil {
-		a.mu.Unlock()
+	now := time.Now()
+	switch {
+	case a.fetch != nil:
+	case refused != "" && refused != a.token.authorization(), now.Sub(a.refused) < failFor:
+		defer a.mu.Unlock()
 		return nil
+	case a.failed(now):
+		defer a.mu.Unlock()
+		return a.failure
+	default:
+		a.refused = now
 	}
 	f := a.join(ctx)
 	a.mu.Unlock()
@@ -91,24 +103,54 @@ func (a *tokenAuth) renew(ctx context.Context, refused string) error {
 func (a *tokenAuth) get(ctx context.Context) (Token, error) {
 	a.mu.Lock()
 	now := time.Now()
-	usable := !a.token.Value.IsZero() && (a.token.Expires.IsZero() || now.Before(a.token.Expires))
+	usable := a.usable(now)
 	switch {
-	case usable && (a.fetch != nil || !a.stale(now) || now.Sub(a.failedAt) < failFor):
+	case usable && (a.fetch != nil || !a.stale(now) || a.failed(now)):
 		defer a.mu.Unlock()
 		return a.token, nil
-	case !usable && a.fetch == nil && a.failure != nil && now.Sub(a.failedAt) < failFor:
+	case !usable && a.fetch == nil && a.failed(now):
 		defer a.mu.Unlock()
 		return Token{}, a.failure
 	}
 	f := a.join(ctx)
 	a.mu.Unlock()
+	if usable {
+		return a.waitPatiently(ctx, f)
+	}
 	err := a.wait(ctx, f)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if err != nil && !usable {
-		return Token{}, err
+	return a.token, err
+}
+
+// waitPatiently falls back on the token there is.
+func (a *tokenAuth) waitPatiently(ctx context.Context, f *fetch) (Token, error) {
+	least := patience
+	if deadline, ok := ctx.Deadline(); ok {
+		least = min(least, time.Until(deadline)/2)
 	}
-	return a.token, nil
+	waiting, cancel := context.WithTimeoutCause(ctx, least, errTokenLate)
+	defer cancel()
+	err := a.wait(waiting, f)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if errors.Is(err, errTokenLate) {
+		a.failure, a.failedAt = err, time.Now()
+	}
+	if a.usable(time.Now()) {
+		return a.token, nil
+	}
+	return Token{}, err
+}
+
+var errTokenLate = errors.New("no token: the next one is late")
+
+func (a *tokenAuth) usable(now time.Time) bool {
+	return !a.token.Value.IsZero() && (a.token.Expires.IsZero() || now.Before(a.token.Expires))
+}
+
+func (a *tokenAuth) failed(now time.Time) bool {
+	return a.failure != nil && now.Sub(a.failedAt) < failFor
 }
 
 // stale reports whether it is time for the next token.
@@ -120,7 +162,7 @@ func (a *tokenAuth) stale(now time.Time) bool {
 // join takes part in the fetch under way, or begins one. The lock is held.
 func (a *tokenAuth) join(ctx context.Context) *fetch {
 	if a.fetch == nil {
-		fetching, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		fetching, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
 		a.fetch = &fetch{done: make(chan struct{}), cancel: cancel}
 		go a.run(fetching, a.fetch)
 	}
