@@ -14,7 +14,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"regexp"
+	"slices"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -31,6 +31,9 @@ type Config struct {
 	// token, so that it can be rotated. Required.
 	ClientID     string
 	ClientSecret fanout.SecretSource
+	// InBody sends the credentials in the body, for endpoints that do not take them
+	// in the Authorization header, as RFC 6749, section 2.3.1, has it. Default false.
+	InBody bool
 	// Scopes are asked for. Default none: what the server gives.
 	Scopes []string
 	// Params are further parameters, such as audience. Default none.
@@ -62,6 +65,10 @@ func (c Config) token(ctx context.Context) (fanout.Token, error) {
 	}
 	grant := clientcredentials.Config{
 		ClientID: c.ClientID, ClientSecret: secret.Reveal(), TokenURL: c.TokenURL, Scopes: c.Scopes, EndpointParams: c.Params,
+		AuthStyle: oauth2.AuthStyleInHeader,
+	}
+	if c.InBody {
+		grant.AuthStyle = oauth2.AuthStyleInParams
 	}
 	token, err := grant.Token(context.WithValue(ctx, oauth2.HTTPClient, c.Client))
 	if err != nil {
@@ -70,17 +77,24 @@ func (c Config) token(ctx context.Context) (fanout.Token, error) {
 	return fanout.Token{Value: fanout.NewSecret(token.AccessToken), Expires: token.Expiry}, nil
 }
 
-var errorCode = regexp.MustCompile(`^[a-z_]{1,40}$`)
+// errorCodes are those of RFC 6749, section 5.2.
+var errorCodes = []string{
+	"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type", "invalid_scope",
+}
 
-// withoutBody leaves out what the endpoint answered, but for its status and the
-// error code of RFC 6749, section 5.2.
+// withoutBody leaves out what the endpoint answered, but for its status and its
+// error code.
 func withoutBody(err error) error {
-	var refused *oauth2.RetrieveError
-	if !errors.As(err, &refused) || refused.Response == nil {
+	var unanswered *url.Error
+	if errors.As(err, &unanswered) {
 		return err
 	}
+	var refused *oauth2.RetrieveError
+	if !errors.As(err, &refused) || refused.Response == nil {
+		return errors.New("token endpoint: its answer has no token that can be read")
+	}
 	text := "token endpoint: " + fmt.Sprint(refused.Response.StatusCode, " ", http.StatusText(refused.Response.StatusCode))
-	if errorCode.MatchString(refused.ErrorCode) {
+	if slices.Contains(errorCodes, refused.ErrorCode) {
 		text += ", " + refused.ErrorCode
 	}
 	return errors.New(text)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -102,6 +103,15 @@ func TestWhatTheEndpointSaysIsNotRepeated(t *testing.T) {
 		"crm: authentication failed: no token: token endpoint: 500 Internal Server Error": func(w http.ResponseWriter, _ *http.Request) {
 			http.Error(w, "s3cr3t\nlog line", http.StatusInternalServerError)
 		},
+		"crm: authentication failed: no token: token endpoint: 400 Bad Request": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = io.WriteString(w, `{"error":"s_cr_t"}`)
+		},
+		"crm: authentication failed: no token: token endpoint: its answer has no token that can be read": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, `{"access_token":{"s3cr3t":1}}`)
+		},
 		"crm: authentication failed: no token: token endpoint: 307 Temporary Redirect": func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "https://elsewhere.example/s3cr3t", http.StatusTemporaryRedirect)
 		},
@@ -114,6 +124,23 @@ func TestWhatTheEndpointSaysIsNotRepeated(t *testing.T) {
 		require.EqualError(t, results["crm"].Err, want)
 		state, _ := d.BreakerState("crm")
 		assert.Equal(t, fanout.BreakerClosed, state)
+	}
+}
+
+func TestCredentialsAreSentWhereTheEndpointTakesThem(t *testing.T) {
+	for inBody, want := range map[bool]string{false: "shop s3cr3t /", true: "/ shop s3cr3t"} {
+		var got string
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			user, secret, _ := r.BasicAuth()
+			got = strings.TrimSpace(user+" "+secret) + " / " + strings.TrimSpace(r.PostFormValue("client_id")+" "+r.PostFormValue("client_secret"))
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, `{"access_token":"t-1"}`)
+		}))
+		token, err := oauth.ClientCredentials(oauth.Config{TokenURL: server.URL, ClientID: "shop", ClientSecret: fanout.NewSecret("s3cr3t"), InBody: inBody, Client: server.Client()}).Token(t.Context())
+		server.Close()
+		require.NoError(t, err)
+		assert.Equal(t, "t-1", token.Value.Reveal())
+		assert.Equal(t, want, strings.TrimSpace(got), "in the body: %v", inBody)
 	}
 }
 
