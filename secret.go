@@ -13,7 +13,8 @@ import (
 )
 
 // Secret is a value that shows itself to nobody: it prints, formats, logs and
-// encodes as "[redacted]". It is a [SecretSource] of itself.
+// encodes as "[redacted]". Only what reads memory past a value's methods, as debuggers
+// and some test libraries do, still sees it. It is a [SecretSource] of itself.
 type Secret struct {
 	value *string // so that fmt, which cannot call methods of a field that is not exported, sees an address
 }
@@ -98,12 +99,11 @@ type watchedFile[T any] struct {
 	path  string
 	parse func([]byte) (T, error)
 
-	mu      sync.Mutex
-	looked  time.Time
-	changed time.Time
-	size    int64
-	value   T
-	known   bool
+	mu     sync.Mutex
+	looked time.Time
+	info   os.FileInfo // as it was when read
+	value  T
+	known  bool
 }
 
 const lookEvery = time.Second
@@ -126,7 +126,7 @@ func (f *watchedFile[T]) look() error {
 	if err != nil {
 		return errors.Unwrap(err)
 	}
-	if f.known && info.ModTime().Equal(f.changed) && info.Size() == f.size {
+	if f.known && os.SameFile(info, f.info) && info.ModTime().Equal(f.info.ModTime()) && info.Size() == f.info.Size() {
 		return nil
 	}
 	content, err := readSmallFile(f.path)
@@ -137,7 +137,7 @@ func (f *watchedFile[T]) look() error {
 	if err != nil {
 		return err
 	}
-	f.value, f.known, f.changed, f.size = value, true, info.ModTime(), info.Size()
+	f.value, f.known, f.info = value, true, info
 	return nil
 }
 

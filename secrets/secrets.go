@@ -15,7 +15,7 @@ package secrets
 import (
 	"context"
 	"errors"
-	"fmt"
+	"regexp"
 
 	"gocloud.dev/runtimevar"
 
@@ -34,7 +34,7 @@ var _ fanout.SecretSource = (*Source)(nil)
 func Open(ctx context.Context, url string) (*Source, error) {
 	variable, err := runtimevar.OpenVariable(ctx, url)
 	if err != nil {
-		return nil, fmt.Errorf("secrets: %w", err)
+		return nil, &hidden{err}
 	}
 	return New(variable), nil
 }
@@ -46,7 +46,7 @@ func New(variable *runtimevar.Variable) *Source { return &Source{variable} }
 func (s *Source) Secret(ctx context.Context) (fanout.Secret, error) {
 	snapshot, err := s.variable.Latest(ctx)
 	if err != nil {
-		return fanout.Secret{}, fmt.Errorf("secrets: %w", err)
+		return fanout.Secret{}, &hidden{err}
 	}
 	switch value := snapshot.Value.(type) {
 	case string:
@@ -56,6 +56,16 @@ func (s *Source) Secret(ctx context.Context) (fanout.Secret, error) {
 	}
 	return fanout.Secret{}, errors.New("secrets: the decoder must be string or bytes")
 }
+
+// hidden is an error whose text has no credentials of a URL, and no query.
+type hidden struct{ err error }
+
+var credentials = regexp.MustCompile(`\?[^\s"]*|//[^/\s"]*@`)
+
+func (h *hidden) Error() string {
+	return "secrets: " + credentials.ReplaceAllString(h.err.Error(), "…")
+}
+func (h *hidden) Unwrap() error { return h.err }
 
 // Close stops watching.
 func (s *Source) Close() error { return s.variable.Close() }

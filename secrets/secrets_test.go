@@ -1,6 +1,7 @@
 package secrets_test
 
 import (
+	"context"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -41,6 +42,20 @@ func TestASecretIsRotatedWhileTheServiceRuns(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte("second"), 0o600))
 	for deadline := time.Now().Add(time.Minute); sent() != "Bearer second"; time.Sleep(20 * time.Millisecond) {
 		require.True(t, time.Now().Before(deadline), "never rotated")
+	}
+}
+
+func TestAnErrorHasNothingOfAURLThatIsSecret(t *testing.T) {
+	for _, address := range []string{"vault://s3cr3t@vault.example/key?decoder=string", "file:///none?token=s3cr3t"} {
+		source, err := secrets.Open(t.Context(), address)
+		if err == nil {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+			defer cancel()
+			_, err = source.Secret(ctx)
+			require.NoError(t, source.Close())
+		}
+		require.Error(t, err)
+		assert.NotContains(t, err.Error(), "s3cr3t")
 	}
 }
 
