@@ -10,9 +10,13 @@ package jsonschema
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
@@ -51,6 +55,9 @@ func validate(schema *jsonschema.Schema, body []byte) error {
 	if err != nil {
 		return errors.New("not JSON") // whose error would quote it
 	}
+	if !reasonable(value) {
+		return errors.New("has a number that is too large, or written with too many digits")
+	}
 	var invalid *jsonschema.ValidationError
 	switch err := schema.Validate(value); {
 	case errors.As(err, &invalid):
@@ -61,7 +68,29 @@ func validate(schema *jsonschema.Schema, body []byte) error {
 	return nil
 }
 
-const mostPlaces = 5
+const (
+	mostPlaces = 5
+	mostDigits = 400 // more than a float64 has
+)
+
+// reasonable refuses numbers such as 1e999999, which take long to be made exact.
+func reasonable(value any) bool {
+	switch v := value.(type) {
+	case json.Number:
+		digits, exponent, _ := strings.Cut(strings.ToLower(v.String()), "e")
+		n, err := strconv.Atoi(cmp.Or(exponent, "0"))
+		return len(digits) <= mostDigits && err == nil && -mostDigits <= n && n <= mostDigits
+	case []any:
+		return !slices.ContainsFunc(v, func(one any) bool { return !reasonable(one) })
+	case map[string]any:
+		for _, one := range v {
+			if !reasonable(one) {
+				return false
+			}
+		}
+	}
+	return true
+}
 
 // places are where the value does not fit, each with the keyword that says so.
 func places(e *jsonschema.ValidationError) []string {

@@ -1,6 +1,7 @@
 package jsonschema_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -43,6 +44,22 @@ func TestOnlyWhatFitsIsSent(t *testing.T) {
 		assert.NotContains(t, err.Error(), "4711")
 	}
 	assert.Equal(t, 1, api.Count())
+}
+
+func TestNumbersThatTakeLongToBeMadeExactAreRefused(t *testing.T) {
+	valid, err := jsonschema.Compile([]byte(`{"items": {"multipleOf": 0.01}}`))
+	require.NoError(t, err)
+	for body, refused := range map[string]bool{
+		`[1e999999999]`: true, `[{"a":[1E-99999999]}]`: true, `[` + strings.Repeat("9", 100_000) + `]`: true, `[1e400000000000000000000]`: true,
+		`[1.25, 1e3, -0.5E-1, 0]`: false, `[1e300]`: false,
+	} {
+		err := valid(t.Context(), &fanout.Submission{Body: []byte(body)})
+		if refused {
+			require.EqualError(t, err, "has a number that is too large, or written with too many digits")
+		} else if err != nil {
+			assert.NotContains(t, err.Error(), "number")
+		}
+	}
 }
 
 func TestASchemaThatCannotBeUsedIsRefused(t *testing.T) {
