@@ -2,7 +2,9 @@ package fanout
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,7 +24,7 @@ type CloudEvent struct {
 	// it is. Required.
 	Source, Type string
 	// ID tells it from all others of the source. Default minted; the payload's
-	// idempotency key is made of it if it is given.
+	// idempotency key is made of it and Source if it is given.
 	ID string
 	// Subject is what it is about, within the source. Default none.
 	Subject string
@@ -86,12 +88,14 @@ func isJSON(contentType string) bool {
 	return mediaType == "application/json" || strings.HasSuffix(mediaType, "+json")
 }
 
-// payload repeats its keys if the event is sent again.
+// payload repeats its keys if the event, which source and ID tell from all others,
+// is sent again.
 func (e CloudEvent) payload() Payload {
-	if e.ID == "" || !validKey(e.ID) {
+	if e.ID == "" {
 		return Payload{}
 	}
-	return Payload{IdempotencyKey: e.ID}
+	sum := sha256.Sum256([]byte(e.Source + "\x00" + e.ID))
+	return Payload{IdempotencyKey: hex.EncodeToString(sum[:16])}
 }
 
 func (e CloudEvent) attributes() (map[string]string, error) {

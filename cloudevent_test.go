@@ -31,10 +31,23 @@ func TestABinaryCloudEventHasItsAttributesInHeaders(t *testing.T) {
 	require.NoError(t, err)
 	for name, want := range map[string]string{
 		"Ce-Specversion": "1.0", "Ce-Id": "e-7", "Ce-Source": "/shop", "Ce-Type": "shop.order.placed", "Ce-Subject": "Z%C3%BCrich%20100%25",
-		"Ce-Time": "2026-01-02T03:04:05.000000006Z", "Ce-Traceid": "abc", "Content-Type": "application/json", "Idempotency-Key": "e-7:hook",
+		"Ce-Time": "2026-01-02T03:04:05.000000006Z", "Ce-Traceid": "abc", "Content-Type": "application/json",
 	} {
 		assert.Equal(t, want, got.Get(name), name)
 	}
+}
+
+func TestACloudEventKeepsItsKeyIfSentAgain(t *testing.T) {
+	key := func(e fanout.CloudEvent) string {
+		payload, err := e.Binary()
+		require.NoError(t, err)
+		return payload.IdempotencyKey
+	}
+	again, elsewhere := placed, placed
+	again.Data, elsewhere.Source = "other", "/branch"
+	assert.NotEmpty(t, key(placed))
+	assert.Equal(t, key(placed), key(again))
+	assert.NotEqual(t, key(placed), key(elsewhere), "IDs are unique to their source")
 }
 
 func TestAStructuredCloudEventIsOneDocument(t *testing.T) {

@@ -295,6 +295,18 @@ func TestDecodeShowsNothingOfTheBody(t *testing.T) {
 	require.EqualError(t, err, `fanout: crm: answer is not the JSON expected: field "ID" cannot be a int8`)
 }
 
+// quoting is a type that says in its error what it could not read.
+type quoting struct{}
+
+func (*quoting) UnmarshalJSON(b []byte) error { return fmt.Errorf("cannot read %s", b) }
+
+func TestDecodeShowsNothingOfWhatATypeQuotes(t *testing.T) {
+	d := newDispatcher(t, via("crm", func(*http.Request) (*http.Response, error) { return answer(200, `{"Card": "5500000012345678"}`), nil }))
+	_, err := fanout.Decode[struct{ Card quoting }](dispatch(t.Context(), d)["crm"])
+	require.ErrorContains(t, err, "fanout: crm: answer is not the JSON expected")
+	assert.NotContains(t, err.Error(), "5500000012345678")
+}
+
 func TestAfterACloseThatTimedOutTheLastDispatchHangsUp(t *testing.T) {
 	arrived, release := make(chan struct{}), make(chan struct{})
 	target, _ := listening(t, func(http.ResponseWriter, *http.Request) {

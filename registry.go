@@ -69,8 +69,9 @@ func (d *Dispatcher) TargetNames() []string { return slices.Clone(d.registry.eve
 // RemoveTargets removes targets. What is under way to them, or submitted, goes
 // on. Unknown names are ignored.
 func (d *Dispatcher) RemoveTargets(names ...string) {
-	d.registry.remove(names)
-	d.telemetry.security(context.Background(), slog.LevelInfo, eventTargetsRemoved, slog.Any("targets", names))
+	if removed := d.registry.remove(names); len(removed) > 0 {
+		d.telemetry.security(context.Background(), slog.LevelInfo, eventTargetsRemoved, slog.Any("targets", removed))
+	}
 }
 
 func (d *Dispatcher) compileAll(definitions []Target) ([]*target, error) {
@@ -186,17 +187,23 @@ func (r *registry) setLabel(t, old *target) {
 	}
 }
 
-func (r *registry) remove(names []string) {
+func (r *registry) remove(names []string) (removed []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, name := range names {
-		if t := r.byName[name]; t != nil && t.label != otherLabel {
+		t := r.byName[name]
+		if t == nil {
+			continue
+		}
+		if t.label != otherLabel {
 			r.labels--
 		}
 		delete(r.byName, name)
+		removed = append(removed, name)
 	}
 	r.names = slices.DeleteFunc(r.names, func(name string) bool { return r.byName[name] == nil })
 	r.all = nil
+	return removed
 }
 
 func (r *registry) get(name string) (*target, bool) {

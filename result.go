@@ -204,8 +204,10 @@ func Decode[T any](r Result) (T, error) {
 	switch {
 	case errors.As(err, &wrongType): // whose text has the value
 		return v, fmt.Errorf("fanout: %s: answer is not the JSON expected: field %q cannot be a %v", r.Target, wrongType.Field, wrongType.Type)
-	case err != nil:
+	case has[*json.SyntaxError](err):
 		return v, fmt.Errorf("fanout: %s: answer is not the JSON expected: %w", r.Target, err)
+	case err != nil: // of a type that reads itself, and may quote the value
+		return v, &shownAs{fmt.Sprintf("fanout: %s: answer is not the JSON expected: a %T cannot be read from it", r.Target, v), err}
 	}
 	return v, nil
 }

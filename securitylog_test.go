@@ -30,7 +30,8 @@ func TestWhatASecurityTeamWantsToKnowIsOneStream(t *testing.T) {
 	_, err = d.Submit(ctx, nil)
 	require.Error(t, err)
 	require.NoError(t, d.SetTargets(via("new", answering(200))))
-	d.RemoveTargets("new")
+	d.RemoveTargets("nobody")
+	d.RemoveTargets("new", "nobody")
 
 	var told []string
 	for _, record := range log.all(t) {

@@ -6,6 +6,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
@@ -36,7 +37,8 @@ func (f SignerFunc) Sign(ctx context.Context, r *Request, header http.Header) er
 //
 // A key is written as the specification has it: "whsec_" and base64 of 24 to 64
 // bytes is symmetric (HMAC-SHA256); "whsk_" and base64 of an ed25519 private key, or
-// of its 32-byte seed, is asymmetric.
+// of its 32-byte seed, is asymmetric. Receivers verify with any library of that
+// specification.
 func WebhookSigner(keys ...SecretSource) Signer { return webhookSigner(keys) }
 
 type webhookSigner []SecretSource
@@ -68,8 +70,12 @@ func (s webhookSigner) Sign(ctx context.Context, r *Request, header http.Header)
 // webhookID is the same on all attempts. A dot would make the signed content
 // ambiguous.
 func webhookID(r *Request) string {
-	if r.IdempotencyKey == "" || strings.Contains(r.IdempotencyKey, ".") {
+	switch {
+	case r.IdempotencyKey == "":
 		return r.DispatchID
+	case strings.Contains(r.IdempotencyKey, "."):
+		sum := sha256.Sum256([]byte(r.IdempotencyKey))
+		return hex.EncodeToString(sum[:16])
 	}
 	return r.IdempotencyKey
 }

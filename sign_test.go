@@ -115,13 +115,16 @@ func TestASignerSeesTheRequestAsItIsSent(t *testing.T) {
 	assert.Equal(t, 1, seen.Attempt)
 }
 
-func TestAWebhookIDHasNoDot(t *testing.T) {
-	var id string
-	hook := signed(via("hook.eu", func(r *http.Request) (*http.Response, error) {
-		id = r.Header.Get("Webhook-Id")
+func TestAWebhookIDHasNoDotAndIsADeliverysOwn(t *testing.T) {
+	ids := map[string]bool{}
+	record := func(r *http.Request) (*http.Response, error) {
+		ids[r.Header.Get("Webhook-Id")] = true
 		return answer(200, ""), nil
-	}), fanout.WebhookSigner(whsec))
-	hook.URL = "https://hook.example"
-	r := dispatch(t.Context(), newDispatcher(t, hook))["hook.eu"]
-	assert.Equal(t, r.DispatchID, id)
+	}
+	d := newDispatcher(t, signed(via("hook.eu", record), fanout.WebhookSigner(whsec)), signed(via("hook.us", record), fanout.WebhookSigner(whsec)))
+	dispatch(t.Context(), d)
+	assert.Len(t, ids, 2)
+	for id := range ids {
+		assert.NotContains(t, id, ".")
+	}
 }
