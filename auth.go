@@ -6,24 +6,25 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 )
 
 // HeaderAuth sends a secret in a header, as APIs with a key want it:
 //
 //	Auth: fanout.HeaderAuth("X-Api-Key", fanout.EnvSecret("CRM_KEY"))
 func HeaderAuth(header string, from SecretSource) Authenticator {
-	return secretAuth{header, from, func(s Secret) string { return s.Reveal() }}
+	return secretAuth{header: header, from: from, write: func(s Secret) string { return s.Reveal() }}
 }
 
 // BearerAuth sends a secret as a bearer token (RFC 6750). For tokens that expire,
 // see [TokenAuth].
 func BearerAuth(from SecretSource) Authenticator {
-	return secretAuth{"Authorization", from, func(s Secret) string { return "Bearer " + s.Reveal() }}
+	return secretAuth{header: "Authorization", from: from, write: func(s Secret) string { return "Bearer " + s.Reveal() }}
 }
 
-// BasicAuth sends a user name and a password (RFC 7617).
+// BasicAuth sends a user name, which has no colon, and a password (RFC 7617).
 func BasicAuth(user string, password SecretSource) Authenticator {
-	return secretAuth{"Authorization", password, func(s Secret) string {
+	return secretAuth{header: "Authorization", from: password, user: user, write: func(s Secret) string {
 		return "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+s.Reveal()))
 	}}
 }
@@ -33,15 +34,20 @@ type secretAuth struct {
 	header string
 	from   SecretSource
 	write  func(Secret) string
+	user   string
 }
 
-// checkAuth refuses a header in which nothing would be sent, or something else is.
-func checkAuth(auth Authenticator) error {
-	a, ok := auth.(secretAuth)
+// checked is an [Authenticator] or [Signer] that can be found useless before it is
+// used.
+type checked interface{ check() error }
+
+func (a secretAuth) check() error {
 	name := http.CanonicalHeaderKey(a.header)
 	switch {
-	case !ok:
-		return nil
+	case a.from == nil:
+		return errors.New("its secret is nil")
+	case strings.Contains(a.user, ":"):
+		return errors.New("the user name has a colon, which ends it (RFC 7617)")
 	case !validFieldName(a.header):
 		return fmt.Errorf("%.100q is not a header name", a.header)
 	case refusedHeaders[name] || name == "Content-Type":

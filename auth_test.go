@@ -70,6 +70,7 @@ func TestAHeaderThatCannotCarryACredentialIsRefused(t *testing.T) {
 // tokens is a token endpoint.
 type tokens struct {
 	calls atomic.Int64
+	ended atomic.Int64 // by their contexts
 	takes time.Duration
 	lives time.Duration
 	err   atomic.Pointer[error]
@@ -80,13 +81,14 @@ func (s *tokens) Token(ctx context.Context) (fanout.Token, error) {
 	select {
 	case <-time.After(s.takes):
 	case <-ctx.Done():
+		s.ended.Add(1)
 		return fanout.Token{}, ctx.Err()
 	}
 	if err := s.err.Load(); err != nil {
 		return fanout.Token{}, *err
 	}
 	token := fanout.Token{Value: fanout.NewSecret(fmt.Sprint("t-", n))}
-	if s.lives > 0 {
+	if s.lives != 0 {
 		token.Expires = time.Now().Add(s.lives)
 	}
 	return token, nil
@@ -190,16 +192,93 @@ func TestWhoWaitsForATokenWaitsNoLongerThanItsContext(t *testing.T) {
 	})
 }
 
-func TestAFetchThatNobodyWaitsForEnds(t *testing.T) {
+func TestAFetchGoesOnThoughNobodyWaitsForIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		source := &tokens{takes: time.Hour}
+		source := &tokens{takes: 3 * time.Second}
 		d := newDispatcher(t, withTokens(via("crm", answering(200)), source))
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		dispatch(ctx, d)
-		source.takes = 0
+		for range 300 {
+			hurried, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			assert.Equal(t, fanout.Rejected, dispatch(hurried, d)["crm"].Outcome)
+			cancel()
+		}
+		time.Sleep(3 * time.Second)
 		assert.Equal(t, fanout.Delivered, dispatch(t.Context(), d)["crm"].Outcome)
-	}) // and no goroutine is left
+		assert.EqualValues(t, 1, source.calls.Load(), "callers that leave storm no endpoint, and starve nobody")
+	})
+}
+
+func TestAFetchThatNobodyWaitsForEndsWithItsDispatcher(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := &tokens{takes: 5 * time.Second}
+		auth := fanout.TokenAuth(source)
+		crm := via("crm", answering(200))
+		crm.Auth = auth
+		first, other := newDispatcher(t, crm), newDispatcher(t, crm)
+		hurried, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		dispatch(hurried, first)
+		waits := make(chan fanout.Outcome)
+		go func() { waits <- dispatch(t.Context(), other)["crm"].Outcome }()
+		synctest.Wait()
+		require.NoError(t, first.Close(t.Context()))
+		assert.Equal(t, fanout.Delivered, <-waits, "another dispatcher waits for it")
+
+		auth = fanout.TokenAuth(source)
+		crm.Auth = auth
+		last := newDispatcher(t, crm)
+		hurried, cancel = context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		dispatch(hurried, last)
+		began := time.Now()
+		require.NoError(t, last.Close(t.Context()))
+		synctest.Wait()
+		assert.Zero(t, time.Since(began))
+		assert.EqualValues(t, 1, source.ended.Load())
+	})
+}
+
+func TestATokenThatHasExpiredAlreadyIsNoToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := &tokens{lives: -time.Second}
+		d := newDispatcher(t, withTokens(via("crm", answering(200)), source))
+		for range 100 {
+			require.EqualError(t, dispatch(t.Context(), d)["crm"].Err, "crm: authentication failed: no token: it has expired already")
+		}
+		assert.EqualValues(t, 1, source.calls.Load(), "a clock that is wrong storms nobody")
+	})
+}
+
+func TestWhatIsSubmittedWaitsForATokenThatCannotBeHad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := &tokens{}
+		source.fail(errors.New("down"))
+		ended := make(chan fanout.Result, 1)
+		d := newWith(t, fanout.Config{
+			Targets:  []fanout.Target{withTokens(via("crm", answering(200)), source)},
+			OnResult: func(_ context.Context, _ *fanout.Submission, r fanout.Result) { ended <- r },
+		})
+		_, err := d.Submit(t.Context(), "hello")
+		require.NoError(t, err)
+		time.Sleep(10 * time.Second)
+		assert.Empty(t, ended)
+		source.err.Store(nil)
+		time.Sleep(10 * time.Second)
+		require.Len(t, ended, 1)
+		assert.Equal(t, fanout.Delivered, (<-ended).Outcome)
+	})
+}
+
+func TestAuthThatCannotWorkIsRefused(t *testing.T) {
+	for want, auth := range map[string]fanout.Authenticator{
+		"its secret is nil":                                   fanout.BearerAuth(nil),
+		"its source of tokens is nil":                         fanout.TokenAuth(nil),
+		"the user name has a colon, which ends it (RFC 7617)": fanout.BasicAuth("a:b", fanout.NewSecret("x")),
+	} {
+		crm := via("crm", nil)
+		crm.Auth = auth
+		_, err := fanout.New(fanout.Config{Targets: []fanout.Target{crm}})
+		require.EqualError(t, err, `fanout: target "crm": Auth: `+want)
+	}
 }
 
 func TestAfterA401AnotherTokenIsFetchedOnce(t *testing.T) {

@@ -3,8 +3,10 @@ package fanout
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
+	"reflect"
 	"slices"
 	"strconv"
 	"time"
@@ -141,6 +143,7 @@ func statusVerdict(t *target, status *StatusError, err error) verdict {
 
 // classifyError judges an attempt that ended without an answer.
 func classifyError(t *target, err error) verdict {
+	err = withoutURL(err)
 	var panicked *PanicError
 	if errors.As(err, &panicked) || errors.Is(err, ErrGoexit) {
 		return verdict{reach: unanswered, err: err}
@@ -149,6 +152,9 @@ func classifyError(t *target, err error) verdict {
 		return verdict{reach: notSent, err: err}
 	}
 	if t.endpoint != nil {
+		if said := certificateRefused(err); said != nil {
+			return verdict{reach: refused, err: said, vote: unhealthy}
+		}
 		if v, ok := connectVerdict(err); ok {
 			return v
 		}
@@ -160,6 +166,23 @@ func classifyError(t *target, err error) verdict {
 		return statusVerdict(t, status, err)
 	}
 	return verdict{reach: unanswered, err: err, retry: !errors.Is(err, ErrResponseTooLarge), vote: unhealthy}
+}
+
+// certificateAlerts are those of RFC 8446, section 6.2, that are about certificates.
+var certificateAlerts = []uint64{42, 43, 44, 45, 46, 48, 49, 116}
+
+// certificateRefused finds such an alert, by its number, since crypto/tls keeps its
+// type to itself.
+func certificateRefused(err error) error {
+	var op *net.OpError
+	if !errors.As(err, &op) || op.Op != "remote error" {
+		return nil
+	}
+	alert := reflect.ValueOf(op.Err)
+	if alert.Kind() != reflect.Uint8 || !slices.Contains(certificateAlerts, alert.Uint()) {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrCertificateRefused, op)
 }
 
 // connectVerdict knows the errors of a transport that never had a connection.

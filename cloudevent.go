@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // CloudEvent is a payload as CloudEvents 1.0 describes it, for targets that take
@@ -131,6 +132,11 @@ func (e CloudEvent) check() error {
 		return bad("Body", "set together with Data")
 	case e.Body != nil && e.ContentType == "":
 		return bad("ContentType", "required with Body")
+	}
+	for field, value := range map[string]string{"Source": e.Source, "Type": e.Type, "ID": e.ID, "Subject": e.Subject} {
+		if strings.ContainsFunc(value, unicode.IsControl) {
+			return bad(field, "has a control character")
+		}
 	}
 	for name := range e.Extensions {
 		if !extensionName(name) {

@@ -76,9 +76,10 @@ func (dl *delivery) deliver() error {
 		return err
 	}
 	for {
-		if err := dl.attemptOrHedge(); errors.Is(err, ErrBreakerOpen) && dl.holdOn(WaitBreaker) {
-			continue
-		} else if err != nil {
+		if err := dl.attemptOrHedge(); err != nil {
+			if why, passing := passing(err); passing && dl.holdOn(why) {
+				continue
+			}
 			return err
 		}
 		if dl.verdict.reach == delivered {
@@ -265,6 +266,17 @@ func (dl *delivery) nextWait() (time.Duration, error) {
 func (dl *delivery) patient() bool {
 	j := dl.dispatch.s.job
 	return dl.kind == CompensationAttempt || (j != nil && j.queue != nil && j.queue.hasRoom(dl.target.Name))
+}
+
+// passing reports whether what kept an attempt from being made may soon be over.
+func passing(err error) (why Wait, ok bool) {
+	switch {
+	case errors.Is(err, ErrBreakerOpen):
+		return WaitBreaker, true
+	case errors.Is(err, ErrAuth) && has[*noTokenError](err):
+		return WaitToken, true
+	}
+	return "", false
 }
 
 // holdOn waits before a gate that is shut, and reports whether to try it again.

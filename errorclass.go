@@ -73,7 +73,9 @@ var errorClasses = []struct {
 	{"closed", is(ErrClosed)},
 	{"address_refused", is(ErrAddressRefused)},
 	{"response_too_large", is(ErrResponseTooLarge)},
-	{"certificate", has[*tls.CertificateVerificationError]},
+	{"certificate", func(err error) bool {
+		return has[*tls.CertificateVerificationError](err) || errors.Is(err, ErrCertificateRefused)
+	}},
 	{"dns", has[*net.DNSError]},
 	{"timeout", isTimeout},
 	{canceledClass, is(context.Canceled)},

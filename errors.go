@@ -76,6 +76,10 @@ var (
 	ErrAttemptTimeout error = timeoutError("attempt timeout")
 	// ErrAddressRefused: the target's [Guard] refused the address. Nothing was sent.
 	ErrAddressRefused = errors.New("address refused")
+	// ErrCertificateRefused: the target did not take our client certificate, or wants
+	// one, and says so by a TLS alert. Under TLS 1.3 it does so when the request is out,
+	// which it then does not read. See [TLS].
+	ErrCertificateRefused = errors.New("client certificate refused")
 	// ErrResponseTooLarge: the answer, decompressed, exceeds
 	// [Policy.MaxResponseBytes].
 	ErrResponseTooLarge = errors.New("response too large")
@@ -148,7 +152,13 @@ func newPanicError(value any) *PanicError {
 }
 
 // Error gives the panic's value and place; the whole stack is in Stack.
-func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v (%s)", e.Value, e.where) }
+func (e *PanicError) Error() string {
+	value := e.Value
+	if err, ok := value.(error); ok {
+		value = withoutURL(err)
+	}
+	return fmt.Sprintf("panic: %v (%s)", value, e.where)
+}
 
 // panicSite is where user code first panicked: what it calls may recover and
 // panic again, as encoding/json does.

@@ -67,8 +67,10 @@ type Config struct {
 	Logger *slog.Logger
 	// SecurityLogger gets what a security team wants to know, one record for each
 	// event, with the message "fanout: security" and the attribute "event":
-	// auth_failed, address_refused, input_refused, rate_limited (warnings),
-	// targets_set and targets_removed (infos). Default none.
+	// auth_failed (an info if a token was only due for renewal), certificate_refused,
+	// address_refused, input_refused, rate_limited (warnings), targets_set and
+	// targets_removed (infos). Those of a delivery have "target", "dispatch_id",
+	// "class" and "correlation_id". Default none.
 	SecurityLogger *slog.Logger
 	// TracerProvider makes the spans. Default OpenTelemetry's global one.
 	TracerProvider trace.TracerProvider
@@ -90,6 +92,7 @@ type Dispatcher struct {
 	defaults        Policy
 	transport       http.RoundTripper
 	hangUp          context.CancelFunc // ends the connections of our own transport
+	atEnd           func(func()) (stop func() bool)
 	named           namedGates
 	transports      transports
 	telemetry       *telemetry
@@ -127,6 +130,7 @@ func New(config Config) (*Dispatcher, error) {
 	d.overtime, d.timeIsUp = context.WithCancel(context.Background()) //nolint:gosec // Close calls it
 	closing, hangUp := context.WithCancel(context.Background())
 	d.hangUp = hangUp
+	d.atEnd = func(do func()) func() bool { return context.AfterFunc(closing, do) }
 	d.transports.make = func(guard *Guard, own *tls.Config) http.RoundTripper { return newTransport(closing, guard, own) }
 	if d.transport == nil {
 		d.transport, _ = d.transports.get(nil, nil) // fails for none

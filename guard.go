@@ -19,7 +19,10 @@ import (
 // and none that carry another address in them, as NAT64, 6to4 and Teredo do.
 //
 // The zero value, as in [PublicOnly], lets through ports 80 and 443 of public
-// addresses. A refused address ends the delivery with [ErrAddressRefused].
+// addresses. A refused address ends the delivery with [ErrAddressRefused]. For tests
+// on loopback:
+//
+//	&fanout.Guard{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Ports: []uint16{}}
 type Guard struct {
 	// Allow are addresses to let through though they are not public: a test server,
 	// a partner's private network. Default none.
@@ -32,8 +35,8 @@ type Guard struct {
 	Ports []uint16
 	// Proxy is the way to all guarded targets. It resolves names by itself, and has
 	// to check addresses by itself: the guard then looks at nothing but the ports
-	// and addresses in URLs, and refuses names that are not ASCII. Default none,
-	// whatever the environment says.
+	// and addresses in URLs, and refuses names that are not letters, digits, dots and
+	// hyphens. Default none, whatever the environment says.
 	Proxy *url.URL
 }
 
@@ -79,8 +82,8 @@ func (g *Guard) check(network, address string) error {
 func (g *Guard) checkAddress(target netip.AddrPort) error {
 	ip := target.Addr().WithZone("").Unmap()
 	switch {
-	case len(g.ports()) > 0 && !slices.Contains(g.ports(), target.Port()):
-		return refusedAddress("port %d", target.Port())
+	case !g.allowsPort(target.Port()):
+		return refusedPort(target.Port())
 	case contains(g.Deny, ip):
 		return refusedAddress("%s is denied", ip)
 	case contains(g.Allow, ip):
@@ -89,6 +92,14 @@ func (g *Guard) checkAddress(target netip.AddrPort) error {
 		return refusedAddress("%s is not public", ip)
 	}
 	return nil
+}
+
+func (g *Guard) allowsPort(port uint16) bool {
+	return len(g.ports()) == 0 || slices.Contains(g.ports(), port)
+}
+
+func refusedPort(port uint16) error {
+	return refusedAddress("port %d is not among Guard.Ports", port)
 }
 
 func refusedAddress(format string, args ...any) error {
@@ -153,26 +164,31 @@ func prefixes(all ...string) []netip.Prefix {
 // checkURL refuses what can be known before anything is dialled, for a proxy hides
 // the rest.
 func (g *Guard) checkURL(u *url.URL) error {
-	host := strings.TrimSuffix(u.Hostname(), ".")
+	host, port := strings.TrimSuffix(u.Hostname(), "."), uint16(portOf(u)) //nolint:gosec // URLs are checked for it
 	ip, err := netip.ParseAddr(host)
 	if err != nil {
-		if g.Proxy != nil && looksLikeAddress(host) {
+		switch {
+		case g.Proxy != nil && !plainName(host):
 			return refusedAddress("it may be an address in disguise")
-		}
-		if len(g.ports()) > 0 && !slices.Contains(g.ports(), uint16(portOf(u))) { //nolint:gosec // checked to be a port by portOf
-			return refusedAddress("port %d", portOf(u))
+		case !g.allowsPort(port):
+			return refusedPort(port)
 		}
 		return nil
 	}
-	return g.checkAddress(netip.AddrPortFrom(ip, uint16(portOf(u)))) //nolint:gosec // as above
+	if g.Proxy != nil && ip.Zone() != "" {
+		return refusedAddress("it has a zone")
+	}
+	return g.checkAddress(netip.AddrPortFrom(ip, port))
 }
 
-// looksLikeAddress reports whether somebody might read a host as an address that
-// is none to us: 127.1, or digits that IDNA maps to those of ASCII.
-func looksLikeAddress(host string) bool {
-	last := host[strings.LastIndexByte(host, '.')+1:]
-	return strings.Trim(last, "0123456789") == "" || strings.HasPrefix(strings.ToLower(last), "0x") ||
-		strings.ContainsFunc(host, func(r rune) bool { return r > unicode.MaxASCII })
+// plainName reports whether a proxy reads a host as a name and as nothing else: not
+// so 127.1, or digits that IDNA maps to those of ASCII.
+func plainName(host string) bool {
+	last := strings.ToLower(host[strings.LastIndexByte(host, '.')+1:])
+	return strings.Trim(last, "0123456789") != "" && !strings.HasPrefix(last, "0x") &&
+		!strings.ContainsFunc(host, func(r rune) bool {
+			return r != '-' && r != '.' && r != '_' && (r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r))
+		})
 }
 
 // control is for a dialler, which calls it with each address before connecting.

@@ -117,7 +117,7 @@ func TestAProxyIsOnlyUsedOnPurpose(t *testing.T) {
 	require.NoError(t, err)
 	guard := &fanout.Guard{Proxy: through}
 	for address, refused := range map[string]bool{"http://hook.example/x": false, "http://10.0.0.1/x": true, "http://hook.example:22/x": true, "http://[::1]/x": true,
-		"http://127.1/x": true, "http://2130706433/x": true, "http://0x7f.0.0.1/x": true, "http://127.0.0.1./x": true, "http://\u2460\u2461\u2466.0.0.1/x": true, "http://\u2139.example/x": true} {
+		"http://127.1/x": true, "http://2130706433/x": true, "http://0x7f.0.0.1/x": true, "http://127.0.0.1./x": true, "http://\u2460\u2461\u2466.0.0.1/x": true, "http://\u2139.example/x": true, "http://127.0.0.1;x.example/": true, "http://127.0.0.1,x/": true, "http://[2606:4700::1%25x]/": true, "http://a-b_c.hook.example/x": false} {
 		asked = ""
 		r := dispatch(t.Context(), newDispatcher(t, fanout.Target{Name: "hook", URL: address, Guard: guard}))["hook"]
 		if refused {

@@ -25,7 +25,8 @@ import (
 //
 // What is refused is answered with problem details (RFC 9457): 400 for what
 // cannot be read or passed on, 405, 413, 415 without a content type, the status
-// that Validate says, and 503 with a Retry-After if there is no room or the
+// that Validate says, 422 if [Config.Validate] or [Target.Validate] refuses it, which
+// keep to themselves why, and 503 with a Retry-After if there is no room or the
 // dispatcher is closed.
 type Handler struct {
 	// Dispatcher sends the bodies. Required.
@@ -205,7 +206,11 @@ func problemOf(err error) *Problem {
 		return &Problem{Status: http.StatusServiceUnavailable, Detail: "shutting down"}
 	case errors.As(err, &invalid) && invalid.Field == "Payload.IdempotencyKey":
 		return &Problem{Status: http.StatusBadRequest, Detail: "Idempotency-Key " + invalid.Err.Error()}
-	case errors.As(err, &invalid) && (invalid.Field == "Targets" || invalid.Target != "" && invalid.Field != "Payload"):
+	case errors.As(err, &invalid) && invalid.Field == "Payload.Body":
+		return &Problem{Status: http.StatusRequestEntityTooLarge}
+	case errors.As(err, &invalid) && invalid.Field == "Payload":
+		return &Problem{Status: http.StatusUnprocessableEntity, Detail: "the body is not valid"}
+	case errors.As(err, &invalid) && (invalid.Field == "Targets" || invalid.Target != ""):
 		return &Problem{Status: http.StatusServiceUnavailable, Detail: "there is nowhere to send it at the moment"}
 	case errors.Is(err, ErrInvalid):
 		return &Problem{Status: http.StatusBadRequest, Detail: "the request cannot be passed on"}

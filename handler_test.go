@@ -112,6 +112,7 @@ func TestTheHandlerRefusesBeforeAnythingIsSent(t *testing.T) {
 	})
 	submit(t, full)
 	open := newDispatcher(t, crm.Target("crm"))
+	secretive := func(context.Context, *fanout.Submission) error { return errors.New("not in our s3cr3t table") }
 	says := func(err error) func(*http.Request, []byte) error {
 		return func(*http.Request, []byte) error { return err }
 	}
@@ -129,6 +130,8 @@ func TestTheHandlerRefusesBeforeAnythingIsSent(t *testing.T) {
 		{"validation", fanout.Handler{Dispatcher: open, Validate: says(errors.New("no name"))}, inbound(http.MethodPost, "{}"), 422, "no name"},
 		{"validation's status", fanout.Handler{Dispatcher: open, Validate: says(&fanout.StatusError{StatusCode: 403})}, inbound(http.MethodPost, "{}"), 403, "403 Forbidden"},
 		{"key", fanout.Handler{Dispatcher: open}, inbound(http.MethodPost, "{}", "Idempotency-Key", "a b"), 400, "Idempotency-Key must be 1 to 128 visible ASCII characters"},
+		{"the dispatcher's limit", fanout.Handler{Dispatcher: newWith(t, fanout.Config{MaxPayloadBytes: 4, Targets: []fanout.Target{crm.Target("crm")}})}, inbound(http.MethodPost, "12345"), 413, ""},
+		{"the dispatcher's validation", fanout.Handler{Dispatcher: newWith(t, fanout.Config{Validate: secretive, Targets: []fanout.Target{crm.Target("crm")}})}, inbound(http.MethodPost, "{}"), 422, "the body is not valid"},
 		{"closed", fanout.Handler{Dispatcher: closed}, inbound(http.MethodPost, "{}"), 503, "shutting down"},
 		{"closed, waiting", fanout.Handler{Dispatcher: closed, Wait: true}, inbound(http.MethodPost, "{}"), 503, "shutting down"},
 		{"no targets", fanout.Handler{Dispatcher: newDispatcher(t)}, inbound(http.MethodPost, "{}"), 503, "there is nowhere to send it at the moment"},

@@ -34,4 +34,5 @@ const (
 	WaitBackoff   Wait = "backoff"
 	WaitBreaker   Wait = "breaker"      // to close, in the background
 	WaitBudget    Wait = "retry_budget" // to refill, in the background
+	WaitToken     Wait = "token"        // to be had, in the background
 )

@@ -55,6 +55,11 @@ func TestWhatAPeerEchoesIsInNoError(t *testing.T) {
 		"request line": func(request string) string { return "HTTP/1.1 " + strings.TrimPrefix(request, "POST ") },
 		"header":       func(request string) string { return "HTTP/1.1 200 OK\r\n" + strings.ReplaceAll(request, ":", "") },
 		"all":          func(request string) string { return request },
+		"trailer": func(request string) string {
+			_, credentials, _ := strings.Cut(request, "Authorization: ")
+			credentials, _, _ = strings.Cut(credentials, "\r\n")
+			return "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n" + credentials + "\r\n\r\n"
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			target := peer(t, echo)
@@ -74,8 +79,28 @@ func TestAnAuthenticatorsAddressIsInNoError(t *testing.T) {
 		return fmt.Errorf("token: %w", &url.Error{Op: "Post", URL: "https://auth.example/?secret=s3cr3t", Err: io.ErrUnexpectedEOF})
 	})
 	r := to(t, target, keyed)
-	require.EqualError(t, r.Err, "crm: authentication failed: Post: unexpected EOF")
+	require.EqualError(t, r.Err, "crm: authentication failed: token: Post: unexpected EOF")
 	require.ErrorIs(t, r.Err, io.ErrUnexpectedEOF)
+}
+
+func TestAnAddressInAPanicIsInNoError(t *testing.T) {
+	leaking := &url.Error{Op: "Post", URL: "https://auth.example/?secret=s3cr3t", Err: io.ErrUnexpectedEOF}
+	target := via("crm", answering(200))
+	target.Auth = fanout.AuthenticatorFunc(func(context.Context, *http.Request) error { panic(leaking) })
+	r := to(t, target, keyed)
+	require.ErrorContains(t, r.Err, "panic: Post: unexpected EOF")
+	require.ErrorIs(t, r.Err, io.ErrUnexpectedEOF)
+
+	r = to(t, senderOf(nil, fmt.Errorf("slack: %w", leaking)), once)
+	require.ErrorContains(t, r.Err, "slack: Post: unexpected EOF")
+	for _, err := range []error{r.Err, r.Attempts[0].Err} {
+		assert.NotContains(t, err.Error(), "s3cr3t")
+	}
+}
+
+func TestACloudEventIsNotSentAsAValue(t *testing.T) {
+	_, err := newDispatcher(t, via("crm", answering(200))).Dispatch(t.Context(), fanout.CloudEvent{Source: "/shop", Type: "x"})
+	require.EqualError(t, err, "fanout: Payload: a CloudEvent: send what its Binary or Structured returns")
 }
 
 func TestABodyThatGoesNowhereEnds(t *testing.T) {

@@ -30,6 +30,7 @@ type endpoint struct {
 	maxBytes    int64
 	propagator  propagator
 	conventions conventions
+	atEnd       func(func()) (stop func() bool) // has something done when the dispatcher has ended
 }
 
 func (d *Dispatcher) newEndpoint(def *Target, p Policy) (*endpoint, error) {
@@ -53,10 +54,15 @@ func (d *Dispatcher) newEndpoint(def *Target, p Policy) (*endpoint, error) {
 	if _, taken := e.header[e.keyHeader]; taken {
 		return nil, invalid("Header", "%s is the idempotency key's, which differs for each dispatch", p.Idempotency.Header)
 	}
-	if def.Auth != nil {
-		if err := checkAuth(def.Auth); err != nil {
-			return nil, &InvalidError{Field: "Auth", Err: err}
-		}
+	e.atEnd = d.atEnd
+	if err := checkPart("Auth", def.Auth); err != nil {
+		return nil, err
+	}
+	if err := checkPart("Sign", def.Sign); err != nil {
+		return nil, err
+	}
+	if def.TLS != nil && e.url.Scheme != "https" {
+		return nil, invalid("TLS", "is for https, and the URL's scheme is %s", e.url.Scheme)
 	}
 	if e.transport == nil {
 		e.transport = d.transport
@@ -70,6 +76,15 @@ func (d *Dispatcher) newEndpoint(def *Target, p Policy) (*endpoint, error) {
 	_, e.traced = e.transport.(*http.Transport)
 	e.traced = e.traced || e.own
 	return e, nil
+}
+
+func checkPart(field string, part any) error {
+	if c, ok := part.(checked); ok {
+		if err := c.check(); err != nil {
+			return &InvalidError{Field: field, Err: err}
+		}
+	}
+	return nil
 }
 
 func validMethod(method string) bool {
@@ -153,12 +168,16 @@ func (e *endpoint) authenticate(ctx context.Context, x *exchange) error {
 	}
 	u := *x.request.URL
 	x.request.URL, x.request.Header = &u, x.request.Header.Clone()
-	if refresher, ok := e.auth.(Refresher); ok && x.refresh {
-		if err := renew(ctx, refresher, x.refused); err != nil {
+	auth := e.auth
+	if tokens, ok := auth.(*tokenAuth); ok {
+		auth = &tokenUse{tokens, e.atEnd, x.refused}
+	}
+	if refresher, ok := auth.(Refresher); ok && x.refresh {
+		if err := refresher.Refresh(ctx); err != nil {
 			return withoutURL(err)
 		}
 	}
-	if err := e.auth.Authenticate(ctx, &x.request); err != nil {
+	if err := auth.Authenticate(ctx, &x.request); err != nil {
 		return withoutURL(err)
 	}
 	if ctx.Err() != nil {
@@ -167,20 +186,19 @@ func (e *endpoint) authenticate(ctx context.Context, x *exchange) error {
 	return checkFields(x.request.Header)
 }
 
-func renew(ctx context.Context, refresher Refresher, refused string) error {
-	if tokens, ok := refresher.(*tokenAuth); ok {
-		return tokens.renew(ctx, refused)
-	}
-	return refresher.Refresh(ctx)
-}
-
-// withoutURL hides the address that a token request was sent to.
+// withoutURL hides the address of a request that user code made: a token's, or
+// that of a Sender.
 func withoutURL(err error) error {
-	var urlError *url.Error
-	if !errors.As(err, &urlError) || has[*shownAs](err) {
+	var u *url.Error
+	if !errors.As(err, &u) || has[*shownAs](err) {
 		return err
 	}
-	return &shownAs{urlError.Op + ": " + withoutQuotes(urlError.Err).Error(), err}
+	short := u.Op + ": " + withoutQuotes(u.Err).Error()
+	text := strings.ReplaceAll(err.Error(), u.Error(), short)
+	if strings.Contains(text, u.URL) {
+		text = short
+	}
+	return &shownAs{text, err}
 }
 
 var identity = []string{"identity"} // no body, rather than an empty chunked one
@@ -227,6 +245,9 @@ func (e *endpoint) roundTrip(ctx context.Context, x *exchange) (*Response, error
 		defer closeAtEnd(ctx, resp.Body)()
 	}
 	body, err := readBody(resp, e.maxBytes)
+	if err != nil {
+		err = withoutQuotes(err)
+	}
 	*x.answer = Response{StatusCode: resp.StatusCode, Header: resp.Header, Body: body, incomplete: err != nil}
 	switch {
 	case resp.StatusCode < 100:

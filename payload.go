@@ -79,6 +79,8 @@ func asPayload(payload any) (Payload, error) {
 			return Payload{}, invalidPayload("Payload", errors.New("nil pointer"))
 		}
 		return *p, nil
+	case CloudEvent, *CloudEvent:
+		return Payload{}, invalidPayload("Payload", errors.New("a CloudEvent: send what its Binary or Structured returns"))
 	case []byte:
 		return Payload{}, invalidPayload("Payload", errors.New("bytes without a content type: use fanout.Payload{Body: …, ContentType: …}"))
 	case io.Reader:

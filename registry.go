@@ -41,6 +41,7 @@ func (d *Dispatcher) SetTargets(targets ...Target) error {
 	}
 	defer d.end()
 	if err := d.setTargets(targets); err != nil {
+		d.telemetry.securityInput(context.Background(), err)
 		return err
 	}
 	d.telemetry.security(context.Background(), slog.LevelInfo, eventTargetsSet, slog.Any("targets", namesOf(targets)))

@@ -14,7 +14,8 @@ import (
 
 // Secret is a value that shows itself to nobody: it prints, formats, logs and
 // encodes as "[redacted]". Only what reads memory past a value's methods, as debuggers
-// and some test libraries do, still sees it. It is a [SecretSource] of itself.
+// and some test libraries do, still sees it. In a payload, too, it has to be
+// revealed. It is a [SecretSource] of itself.
 type Secret struct {
 	value *string // so that fmt, which cannot call methods of a field that is not exported, sees an address
 }

@@ -10,10 +10,11 @@ import (
 
 // What is told to [Config.SecurityLogger], as the attribute "event".
 const (
-	eventAuthFailed     = "auth_failed"     // credentials could not be had, or were refused
-	eventAddressRefused = "address_refused" // by a [Guard]
-	eventInputRefused   = "input_refused"   // a payload or a target that cannot be used
-	eventRateLimited    = "rate_limited"    // a delivery was rejected by [RateLimit]
+	eventAuthFailed     = "auth_failed"         // credentials could not be had, or were refused
+	eventCertificate    = "certificate_refused" // the target's by us, or ours by the target
+	eventAddressRefused = "address_refused"     // by a [Guard]
+	eventInputRefused   = "input_refused"       // a payload or a target that cannot be used
+	eventRateLimited    = "rate_limited"        // a delivery was rejected by [RateLimit]
 	eventTargetsSet     = "targets_set"
 	eventTargetsRemoved = "targets_removed"
 )
@@ -29,10 +30,14 @@ func (t *telemetry) security(ctx context.Context, level slog.Level, event string
 func (dl *delivery) securityAttempt(ctx context.Context, a *Attempt) {
 	t := dl.telemetry()
 	switch {
-	case a.StatusCode == http.StatusUnauthorized, a.StatusCode == http.StatusForbidden:
+	case a.StatusCode == http.StatusUnauthorized && dl.verdict.expired && !dl.refreshed: // a token's renewal
+		t.security(ctx, slog.LevelInfo, eventAuthFailed, dl.securityAttributes(strconv.Itoa(a.StatusCode))...)
+	case a.StatusCode == http.StatusUnauthorized, a.StatusCode == http.StatusForbidden, a.StatusCode == http.StatusProxyAuthRequired:
 		t.security(ctx, slog.LevelWarn, eventAuthFailed, dl.securityAttributes(strconv.Itoa(a.StatusCode))...)
 	case errors.Is(a.Err, ErrAddressRefused):
 		t.security(ctx, slog.LevelWarn, eventAddressRefused, append(dl.securityAttributes(ErrorClass(a.Err)), slog.String("error", shown(a.Err)))...)
+	case ErrorClass(a.Err) == "certificate":
+		t.security(ctx, slog.LevelWarn, eventCertificate, append(dl.securityAttributes("certificate"), slog.String("error", shown(a.Err)))...)
 	}
 }
 
@@ -41,7 +46,7 @@ func (dl *delivery) securityEnd(ctx context.Context) {
 	switch {
 	case dl.err == nil:
 	case errors.Is(dl.err, ErrAuth):
-		t.security(ctx, slog.LevelWarn, eventAuthFailed, append(dl.securityAttributes(ErrorClass(dl.err)), slog.String("error", shown(dl.err)))...)
+		t.security(ctx, slog.LevelWarn, eventAuthFailed, append(dl.securityAttributes("auth"), slog.String("error", shown(dl.err)))...)
 	case errors.Is(dl.err, ErrRateLimited):
 		t.security(ctx, slog.LevelWarn, eventRateLimited, dl.securityAttributes(ErrorClass(dl.err))...)
 	}

@@ -29,6 +29,7 @@ func TestWhatASecurityTeamWantsToKnowIsOneStream(t *testing.T) {
 	require.Error(t, err)
 	_, err = d.Submit(ctx, nil)
 	require.Error(t, err)
+	require.Error(t, d.SetTargets(fanout.Target{Name: "new"}))
 	require.NoError(t, d.SetTargets(via("new", answering(200))))
 	d.RemoveTargets("nobody")
 	d.RemoveTargets("new", "nobody")
@@ -45,6 +46,7 @@ func TestWhatASecurityTeamWantsToKnowIsOneStream(t *testing.T) {
 		"WARN rate_limited limited<nil> rate_limited visit-7",
 		"WARN input_refused <nil><nil> <nil> visit-7",
 		"WARN input_refused <nil><nil> <nil> visit-7",
+		"WARN input_refused <nil><nil> <nil> ",
 		"INFO targets_set <nil>[new] <nil> ",
 		"INFO targets_removed <nil>[new] <nil> ",
 	}, told)

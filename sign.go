@@ -43,10 +43,26 @@ func WebhookSigner(keys ...SecretSource) Signer { return webhookSigner(keys) }
 
 type webhookSigner []SecretSource
 
-func (s webhookSigner) Sign(ctx context.Context, r *Request, header http.Header) error {
+// check looks at keys that never change, too.
+func (s webhookSigner) check() error {
 	if len(s) == 0 {
 		return errors.New("webhook signer without a key")
 	}
+	for i, source := range s {
+		key, constant := source.(Secret)
+		if source == nil {
+			return fmt.Errorf("webhook key %d is nil", i+1)
+		} else if !constant {
+			continue
+		}
+		if _, err := signWebhook(key.Reveal(), nil); err != nil {
+			return fmt.Errorf("webhook key %d: %w", i+1, err)
+		}
+	}
+	return nil
+}
+
+func (s webhookSigner) Sign(ctx context.Context, r *Request, header http.Header) error {
 	id, timestamp := webhookID(r), strconv.FormatInt(time.Now().Unix(), 10)
 	content := make([]byte, 0, len(id)+len(timestamp)+2+len(r.Body))
 	content = append(content, id+"."+timestamp+"."...)

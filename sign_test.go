@@ -77,11 +77,9 @@ func (w readingWire) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 func TestASignatureThatCannotBeMadeEndsTheDeliveryUnsent(t *testing.T) {
-	short := fanout.NewSecret("whsec_" + base64.StdEncoding.EncodeToString([]byte("short")))
+	t.Setenv("FANOUT_TEST_BROKEN_KEY", "whsec_s3cr3t!")
 	for want, signer := range map[string]fanout.Signer{
-		"hook: authentication failed: signature: webhook signer without a key":                                                                 fanout.WebhookSigner(),
-		"hook: authentication failed: signature: webhook key 2: is neither whsec_ and 24 to 64 bytes, nor whsk_ and an ed25519 key, in base64": fanout.WebhookSigner(whsec, short),
-		"hook: authentication failed: signature: webhook key 1: is not base64 after its prefix":                                                fanout.WebhookSigner(fanout.NewSecret("whsec_s3cr3t!")),
+		"hook: authentication failed: signature: webhook key 1: is not base64 after its prefix": fanout.WebhookSigner(fanout.EnvSecret("FANOUT_TEST_BROKEN_KEY")),
 		"hook: authentication failed: signature: HSM is away": fanout.SignerFunc(func(context.Context, *fanout.Request, http.Header) error {
 			return errors.New("HSM is away")
 		}),
@@ -93,6 +91,19 @@ func TestASignatureThatCannotBeMadeEndsTheDeliveryUnsent(t *testing.T) {
 		r := dispatch(t.Context(), newDispatcher(t, signed(via("hook", answering(200)), signer)))["hook"]
 		assert.Equal(t, fanout.Rejected, r.Outcome)
 		require.EqualError(t, r.Err, want)
+	}
+}
+
+func TestASignerThatCannotWorkIsRefused(t *testing.T) {
+	short := fanout.NewSecret("whsec_" + base64.StdEncoding.EncodeToString([]byte("short")))
+	for want, signer := range map[string]fanout.Signer{
+		"webhook signer without a key":                  fanout.WebhookSigner(),
+		"webhook key 2 is nil":                          fanout.WebhookSigner(whsec, nil),
+		"webhook key 1: is not base64 after its prefix": fanout.WebhookSigner(fanout.NewSecret("whsec_s3cr3t!")),
+		"webhook key 2: is neither whsec_ and 24 to 64 bytes, nor whsk_ and an ed25519 key, in base64": fanout.WebhookSigner(whsec, short),
+	} {
+		_, err := fanout.New(fanout.Config{Targets: []fanout.Target{signed(via("hook", nil), signer)}})
+		require.EqualError(t, err, `fanout: target "hook": Sign: `+want)
 	}
 }
 

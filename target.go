@@ -40,13 +40,12 @@ type Target struct {
 	// must not follow redirects or retry by itself.
 	Transport http.RoundTripper
 	// TLS has client certificates and private CAs. It is for the dispatcher's own
-	// transport, and must not be set together with Transport. Default none, and the
-	// system's CAs. Targets that share settings share the pointer.
+	// transport, which it then has instead of [Config.Transport], and must not be set
+	// together with Transport. Default none, and the system's CAs.
 	TLS *TLS
 	// Guard is for a URL that a stranger chose, such as a customer's webhook: see
-	// [PublicOnly]. It is for the dispatcher's own transport, and must not be set
-	// together with Transport. Default none. Targets that share settings share the
-	// pointer.
+	// [PublicOnly]. It is for the dispatcher's own transport, as TLS is. Each different
+	// pair of TLS and Guard keeps a transport until Close. Default none.
 	Guard *Guard
 
 	// Sender carries the payload to a target that is not a URL.
@@ -277,6 +276,9 @@ func (t *target) checkPrepared(given, r *Request) error {
 	}
 	if err := checkURL(r.URL); err != nil {
 		return errorIn(t.Name, err)
+	}
+	if t.TLS != nil && r.URL.Scheme != "https" {
+		return &InvalidError{Target: t.Name, Field: "Prepare", Err: errors.New("the target has TLS, and the URL's scheme is http")}
 	}
 	if err := checkHeader(r.Header); err != nil {
 		return &InvalidError{Target: t.Name, Field: "Header", Err: err}

@@ -1,9 +1,11 @@
 package fanout_test
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -72,6 +74,51 @@ func TestAnOldTLSIsRefused(t *testing.T) {
 	require.Error(t, dispatch(t.Context(), d)["crm"].Err)
 }
 
+func TestPrepareCannotTakeATargetOutOfItsTLS(t *testing.T) {
+	target := fanout.Target{Name: "crm", URL: "https://crm.example", TLS: &fanout.TLS{}, Prepare: func(_ context.Context, r *fanout.Request) error {
+		r.URL.Scheme = "http"
+		return nil
+	}}
+	r := dispatch(t.Context(), newDispatcher(t, target))["crm"]
+	assert.Equal(t, fanout.Rejected, r.Outcome)
+	require.ErrorContains(t, r.Err, "the target has TLS, and the URL's scheme is http")
+}
+
+func TestACertificateThatATargetRefusesIsNotTriedAgain(t *testing.T) {
+	a, stranger, dir := newAuthority(t), newAuthority(t), t.TempDir()
+	ca, cert, key := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "c.pem"), filepath.Join(dir, "c.key")
+	a.writeCA(t, ca)
+	stranger.writeClient(t, "stranger", cert, key)
+	pair, err := tls.X509KeyPair(a.issue(t, "server", func(*x509.Certificate) {}))
+	require.NoError(t, err)
+	none, strangers := fanout.TLS{CAFile: ca}, fanout.TLS{CAFile: ca, CertFile: cert, KeyFile: key}
+	for name, test := range map[string]struct {
+		files   fanout.TLS
+		version uint16
+	}{
+		"none":                  {none, tls.VersionTLS13}, // TLS 1.2 says of it no more than that a handshake failed
+		"a stranger's":          {strangers, tls.VersionTLS13},
+		"a stranger's, TLS 1.2": {strangers, tls.VersionTLS12},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("reached") }))
+			server.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: a.pool(), MaxVersion: test.version}
+			server.Config.ErrorLog = quiet
+			server.StartTLS()
+			defer server.Close()
+			var security records
+			d := newWith(t, fanout.Config{SecurityLogger: security.logger(slog.LevelInfo), Targets: []fanout.Target{{Name: "crm", URL: server.URL, TLS: &test.files}}})
+			r := dispatch(t.Context(), d)["crm"]
+			assert.Equal(t, fanout.Failed, r.Outcome)
+			assert.Len(t, r.Attempts, 1)
+			require.ErrorIs(t, r.Err, fanout.ErrCertificateRefused)
+			assert.Equal(t, "certificate", fanout.ErrorClass(r.Err))
+			assert.Contains(t, r.Err.Error(), "crm: not retried after 1 attempt: client certificate refused: remote error: tls: ")
+			assert.Contains(t, security.String(), "certificate_refused")
+		})
+	}
+}
+
 func TestFilesThatCannotBeUsedAreRefusedByField(t *testing.T) {
 	a, dir := newAuthority(t), t.TempDir()
 	cert, key, junk := filepath.Join(dir, "c.pem"), filepath.Join(dir, "c.key"), filepath.Join(dir, "junk")
@@ -90,4 +137,6 @@ func TestFilesThatCannotBeUsedAreRefusedByField(t *testing.T) {
 	}
 	_, err := fanout.New(fanout.Config{Targets: []fanout.Target{{Name: "crm", URL: "https://crm.example", TLS: &fanout.TLS{}, Transport: http.DefaultTransport}}})
 	require.ErrorContains(t, err, `target "crm": Transport: set together with TLS or Guard`)
+	_, err = fanout.New(fanout.Config{Targets: []fanout.Target{{Name: "crm", URL: "http://crm.example", TLS: &fanout.TLS{}}}})
+	require.ErrorContains(t, err, `target "crm": TLS: is for https, and the URL's scheme is http`)
 }

@@ -3,7 +3,6 @@ package fanout
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"sync"
 	"time"
@@ -34,8 +33,9 @@ func (f TokenSourceFunc) Token(ctx context.Context) (Token, error) { return f(ct
 // second it uses the old one too. After a 401 it fetches another, at most once a second.
 //
 // If fetching fails, all who wait fail at once, with [ErrAuth], and for a second so
-// does everybody else: a token endpoint that is down is not stormed. Nothing of
-// that counts in a target's breaker. One TokenAuth may serve several targets.
+// does everybody else: a token endpoint that is down is not stormed. In the background
+// a delivery waits for it, as it does for an open circuit. Nothing of that counts in
+// a target's breaker. One TokenAuth may serve several targets, and dispatchers.
 func TokenAuth(source TokenSource) Refresher { return &tokenAuth{source: source} }
 
 type tokenAuth struct {
@@ -50,14 +50,6 @@ type tokenAuth struct {
 	refused  time.Time // when a target's 401 last had us fetch another
 }
 
-// fetch is a token on its way. It ends early if nobody waits for it any more.
-type fetch struct {
-	done    chan struct{}
-	cancel  context.CancelFunc
-	waiting int
-	err     error
-}
-
 const (
 	refreshEarly = time.Minute      // at most, before it expires
 	failFor      = time.Second      // after a failure
@@ -65,7 +57,33 @@ const (
 	patience     = time.Second      // for the next token, while the old one can be used
 )
 
+func (a *tokenAuth) check() error {
+	if a.source == nil {
+		return errors.New("its source of tokens is nil")
+	}
+	return nil
+}
+
 func (a *tokenAuth) Authenticate(ctx context.Context, r *http.Request) error {
+	return (&tokenUse{a, never, ""}).Authenticate(ctx, r)
+}
+
+func (a *tokenAuth) Refresh(ctx context.Context) error {
+	return (&tokenUse{a, never, ""}).Refresh(ctx)
+}
+
+func never(func()) (stop func() bool) { return func() bool { return true } }
+
+func (t Token) authorization() string { return "Bearer " + t.Value.Reveal() }
+
+// tokenUse is one attempt's.
+type tokenUse struct {
+	*tokenAuth
+	atEnd   func(func()) (stop func() bool)
+	refused string // the Authorization that the target took for stale
+}
+
+func (a *tokenUse) Authenticate(ctx context.Context, r *http.Request) error {
 	token, err := a.get(ctx)
 	if err != nil {
 		return err
@@ -74,33 +92,7 @@ func (a *tokenAuth) Authenticate(ctx context.Context, r *http.Request) error {
 	return nil
 }
 
-func (t Token) authorization() string { return "Bearer " + t.Value.Reveal() }
-
-// Refresh fetches another token.
-func (a *tokenAuth) Refresh(ctx context.Context) error { return a.renew(ctx, "") }
-
-// renew fetches another token, unless the one that was refused is not the one we
-// have: then somebody else did.
-func (a *tokenAuth) renew(ctx context.Context, refused string) error {
-	a.mu.Lock()
-	now := time.Now()
-	switch {
-	case a.fetch != nil:
-	case refused != "" && refused != a.token.authorization(), now.Sub(a.refused) < failFor:
-		defer a.mu.Unlock()
-		return nil
-	case a.failed(now):
-		defer a.mu.Unlock()
-		return a.failure
-	default:
-		a.refused = now
-	}
-	f := a.join(ctx)
-	a.mu.Unlock()
-	return a.wait(ctx, f)
-}
-
-func (a *tokenAuth) get(ctx context.Context) (Token, error) {
+func (a *tokenUse) get(ctx context.Context) (Token, error) {
 	a.mu.Lock()
 	now := time.Now()
 	usable := a.usable(now)
@@ -124,26 +116,42 @@ func (a *tokenAuth) get(ctx context.Context) (Token, error) {
 }
 
 // waitPatiently falls back on the token there is.
-func (a *tokenAuth) waitPatiently(ctx context.Context, f *fetch) (Token, error) {
-	least := patience
+func (a *tokenUse) waitPatiently(ctx context.Context, f *fetch) (Token, error) {
+	most := patience
 	if deadline, ok := ctx.Deadline(); ok {
-		least = min(least, time.Until(deadline)/2)
+		most = min(most, time.Until(deadline)/2)
 	}
-	waiting, cancel := context.WithTimeoutCause(ctx, least, errTokenLate)
+	waiting, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	err := a.wait(waiting, f)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if errors.Is(err, errTokenLate) {
-		a.failure, a.failedAt = err, time.Now()
-	}
 	if a.usable(time.Now()) {
 		return a.token, nil
 	}
 	return Token{}, err
 }
 
-var errTokenLate = errors.New("no token: the next one is late")
+// Refresh fetches another token, unless the one that was refused is not the one we
+// have: then somebody else did.
+func (a *tokenUse) Refresh(ctx context.Context) error {
+	a.mu.Lock()
+	now := time.Now()
+	switch {
+	case a.fetch != nil:
+	case a.refused != "" && a.refused != a.token.authorization(), now.Sub(a.tokenAuth.refused) < failFor:
+		defer a.mu.Unlock()
+		return nil
+	case a.failed(now):
+		defer a.mu.Unlock()
+		return a.failure
+	default:
+		a.tokenAuth.refused = now
+	}
+	f := a.join(ctx)
+	a.mu.Unlock()
+	return a.wait(ctx, f)
+}
 
 func (a *tokenAuth) usable(now time.Time) bool {
 	return !a.token.Value.IsZero() && (a.token.Expires.IsZero() || now.Before(a.token.Expires))
@@ -159,12 +167,28 @@ func (a *tokenAuth) stale(now time.Time) bool {
 	return !a.token.Expires.IsZero() && now.After(a.token.Expires.Add(-early))
 }
 
+// fetch is a token on its way. It goes on though all who wait for it leave, or an
+// endpoint slower than they are patient would never be heard out. It ends with the
+// dispatcher that began it, unless somebody waits.
+type fetch struct {
+	done     chan struct{}
+	cancel   context.CancelFunc
+	waiting  int
+	orphaned bool
+	err      error
+}
+
 // join takes part in the fetch under way, or begins one. The lock is held.
-func (a *tokenAuth) join(ctx context.Context) *fetch {
+func (a *tokenUse) join(ctx context.Context) *fetch {
 	if a.fetch == nil {
 		fetching, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
-		a.fetch = &fetch{done: make(chan struct{}), cancel: cancel}
-		go a.run(fetching, a.fetch)
+		f := &fetch{done: make(chan struct{}), cancel: cancel}
+		a.fetch = f
+		forget := a.atEnd(func() { a.leave(f, 0) })
+		go func() {
+			defer forget()
+			a.run(fetching, f)
+		}()
 	}
 	a.fetch.waiting++
 	return a.fetch
@@ -185,38 +209,48 @@ func (a *tokenAuth) run(ctx context.Context, f *fetch) {
 func (a *tokenAuth) end(f *fetch, token Token, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if err == nil && token.Value.IsZero() {
-		err = errors.New("the token is empty")
+	now := time.Now()
+	switch {
+	case err != nil:
+	case token.Value.IsZero():
+		err = errors.New("it is empty")
+	case !token.Expires.IsZero() && !now.Before(token.Expires):
+		err = errors.New("it has expired already")
 	}
+	a.fetch, a.failure = nil, nil
 	if err != nil {
-		err = fmt.Errorf("no token: %w", withoutURL(err))
+		a.failure, a.failedAt = &noTokenError{withoutURL(err)}, now
+	} else {
+		a.token, a.fetched = token, now
 	}
-	if f.err = err; a.fetch == f {
-		a.fetch = nil
-		if a.failure = err; err == nil {
-			a.token, a.fetched = token, time.Now()
-		} else {
-			a.failedAt = time.Now()
-		}
-	}
+	f.err = a.failure
 	close(f.done)
 }
 
-// wait returns when the fetch has ended, or the caller's time has. The last who
-// goes cancels it, and a new one may begin.
+// noTokenError is what may be over in a while.
+type noTokenError struct{ err error }
+
+func (e *noTokenError) Error() string { return "no token: " + e.err.Error() }
+func (e *noTokenError) Unwrap() error { return e.err }
+
+// wait returns when the fetch has ended, or the caller's time has.
 func (a *tokenAuth) wait(ctx context.Context, f *fetch) error {
+	defer a.leave(f, 1)
 	select {
 	case <-f.done:
 		return f.err
 	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
+}
+
+// leave is called by those who wait, and with none by the end of the dispatcher.
+func (a *tokenAuth) leave(f *fetch, waiting int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if f.waiting--; f.waiting == 0 {
+	f.waiting -= waiting
+	f.orphaned = f.orphaned || waiting == 0
+	if f.orphaned && f.waiting == 0 {
 		f.cancel()
-		if a.fetch == f {
-			a.fetch = nil
-		}
 	}
-	return context.Cause(ctx)
 }

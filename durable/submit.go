@@ -62,7 +62,7 @@ func (q *Queue) acceptable(s *fanout.Submission) error {
 		size += len(name) + len(strings.Join(values, ""))
 	}
 	if most := q.config.MaxPayloadBytes; most > 0 && size > most {
-		return &fanout.InvalidError{Field: "Payload", Err: fmt.Errorf("%d bytes with its header, and the queue takes %d", size, most)}
+		return &fanout.InvalidError{Field: "Payload.Body", Err: fmt.Errorf("%d bytes with its header, and the queue takes %d", size, most)}
 	}
 	return nil
 }

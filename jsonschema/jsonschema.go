@@ -10,22 +10,20 @@ package jsonschema
 
 import (
 	"bytes"
-	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/santhosh-tekuri/jsonschema/v6/kind"
 
 	"github.com/fanout-go/fanout"
 )
 
 // Compile makes a validator of a schema, for [fanout.Config] or [fanout.Target].
-// Payloads that are not JSON are refused. Errors name the places that do not fit,
+// Payloads that are not JSON are refused, and so are those with more than 10,000 values
+// and names, a name given twice in an object, or a number of more than 400 digits. Errors name the places that do not fit,
 // and the keywords of the schema, and never a value. A schema is on its own: it
 // cannot load others.
 func Compile(schema []byte) (func(context.Context, *fanout.Submission) error, error) {
@@ -33,7 +31,7 @@ func Compile(schema []byte) (func(context.Context, *fanout.Submission) error, er
 	if err != nil {
 		return nil, fmt.Errorf("jsonschema: %w", err)
 	}
-	const name = "schema.json"
+	const name = "urn:schema"
 	compiler := jsonschema.NewCompiler()
 	compiler.UseLoader(noLoader{})
 	if err := compiler.AddResource(name, document); err != nil {
@@ -51,12 +49,12 @@ type noLoader struct{}
 func (noLoader) Load(string) (any, error) { return nil, errors.New("a schema cannot load others") }
 
 func validate(schema *jsonschema.Schema, body []byte) error {
+	if err := scan(body); err != nil {
+		return err
+	}
 	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(body))
 	if err != nil {
-		return errors.New("not JSON") // whose error would quote it
-	}
-	if !reasonable(value) {
-		return errors.New("has a number that is too large, or written with too many digits")
+		return errNotJSON
 	}
 	var invalid *jsonschema.ValidationError
 	switch err := schema.Validate(value); {
@@ -68,34 +66,16 @@ func validate(schema *jsonschema.Schema, body []byte) error {
 	return nil
 }
 
-const (
-	mostPlaces = 5
-	mostDigits = 400 // more than a float64 has
-)
-
-// reasonable refuses numbers such as 1e999999, which take long to be made exact.
-func reasonable(value any) bool {
-	switch v := value.(type) {
-	case json.Number:
-		digits, exponent, _ := strings.Cut(strings.ToLower(v.String()), "e")
-		n, err := strconv.Atoi(cmp.Or(exponent, "0"))
-		return len(digits) <= mostDigits && err == nil && -mostDigits <= n && n <= mostDigits
-	case []any:
-		return !slices.ContainsFunc(v, func(one any) bool { return !reasonable(one) })
-	case map[string]any:
-		for _, one := range v {
-			if !reasonable(one) {
-				return false
-			}
-		}
-	}
-	return true
-}
+const mostPlaces = 5
 
 // places are where the value does not fit, each with the keyword that says so.
 func places(e *jsonschema.ValidationError) []string {
 	if len(e.Causes) == 0 {
-		return []string{fmt.Sprintf("%.100q: %s", "/"+strings.Join(e.InstanceLocation, "/"), strings.Join(e.ErrorKind.KeywordPath(), "/"))}
+		place := fmt.Sprintf("%.100q: %s", "/"+strings.Join(e.InstanceLocation, "/"), strings.Join(e.ErrorKind.KeywordPath(), "/"))
+		if required, ok := e.ErrorKind.(*kind.Required); ok { // whose names are the schema's
+			place += fmt.Sprintf(" %.100q", required.Missing)
+		}
+		return []string{place}
 	}
 	var all []string
 	for _, cause := range e.Causes {

@@ -25,13 +25,15 @@ func TestOnlyWhatFitsIsSent(t *testing.T) {
 	require.NoError(t, err)
 	defer d.Close(t.Context())
 	for body, want := range map[string]string{
-		`{"order":"7","cents":1999}`:   "",
-		`{"order":"s3cr3t","cents":1}`: `fanout: Payload: does not fit its schema: "/order": pattern`,
-		`{"order":"7","cents":-4711}`:  `fanout: Payload: does not fit its schema: "/cents": minimum`,
-		`{"cents":1}`:                  `fanout: Payload: does not fit its schema: "/": required`,
-		`{"order":"7","s3cr3t":true}`:  `fanout: Payload: does not fit its schema: "/": additionalProperties`,
-		`s3cr3t`:                       `fanout: Payload: not JSON`,
-		`{"order":7,"cents":"s3cr3t"}`: `"/cents": type`,
+		`{"order":"7","cents":1999}`:               "",
+		`{"order":"s3cr3t","cents":1}`:             `fanout: Payload: does not fit its schema: "/order": pattern`,
+		`{"order":"7","cents":-4711}`:              `fanout: Payload: does not fit its schema: "/cents": minimum`,
+		`{"cents":1}`:                              `fanout: Payload: does not fit its schema: "/": required ["order"]`,
+		`{"order":"7","s3cr3t":true}`:              `fanout: Payload: does not fit its schema: "/": additionalProperties`,
+		`{"order":"s3cr3t","order":"7","cents":1}`: `fanout: Payload: has a name twice in one object`,
+		`{"order":"7"} s3cr3t`:                     `fanout: Payload: not JSON`,
+		`s3cr3t`:                                   `fanout: Payload: not JSON`,
+		`{"order":7,"cents":"s3cr3t"}`:             `"/cents": type`,
 	} {
 		_, err := d.Dispatch(t.Context(), fanout.Payload{Body: []byte(body), ContentType: "application/json"})
 		if want == "" {
@@ -44,6 +46,27 @@ func TestOnlyWhatFitsIsSent(t *testing.T) {
 		assert.NotContains(t, err.Error(), "4711")
 	}
 	assert.Equal(t, 1, api.Count())
+}
+
+func TestWhatWouldTakeMuchMemoryIsRefused(t *testing.T) {
+	valid, err := jsonschema.Compile([]byte(`{"items": {"anyOf": [{"type": "string"}, {"type": "object"}]}}`))
+	require.NoError(t, err)
+	for n, want := range map[int]string{9_000: "does not fit its schema", 600_000: "has more than 10000 values"} {
+		body := "[" + strings.TrimSuffix(strings.Repeat("1,", n), ",") + "]"
+		require.ErrorContains(t, valid(t.Context(), &fanout.Submission{Body: []byte(body)}), want)
+	}
+}
+
+func TestNamesAreToldFromValues(t *testing.T) {
+	valid, err := jsonschema.Compile([]byte(`{}`))
+	require.NoError(t, err)
+	for body, twice := range map[string]bool{
+		`{"a":"a","b":["a","a",{"a":1},{"a":{"a":"a"}}],"c":"a"}`: false,
+		`{"b":{"a":[],"a":1}}`: true, `[{"a":{},"b":[{}],"a":0}]`: true, `{"a":1,"\u0061":2}`: true,
+	} {
+		err := valid(t.Context(), &fanout.Submission{Body: []byte(body)})
+		assert.Equal(t, twice, err != nil, "%s: %v", body, err)
+	}
 }
 
 func TestNumbersThatTakeLongToBeMadeExactAreRefused(t *testing.T) {

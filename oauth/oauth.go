@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"time"
@@ -25,7 +26,7 @@ import (
 
 // Config is who asks for tokens, and where.
 type Config struct {
-	// TokenURL is the token endpoint. Required, https but for tests.
+	// TokenURL is the token endpoint. Required. It is https, but for loopback.
 	TokenURL string
 	// ClientID and ClientSecret are the credentials. The secret is looked up for each
 	// token, so that it can be rotated. Required.
@@ -56,8 +57,8 @@ func ClientCredentials(c Config) fanout.TokenSource {
 }
 
 func (c Config) token(ctx context.Context) (fanout.Token, error) {
-	if c.TokenURL == "" || c.ClientID == "" || c.ClientSecret == nil {
-		return fanout.Token{}, errors.New("oauth: TokenURL, ClientID or ClientSecret is not set")
+	if err := c.check(); err != nil {
+		return fanout.Token{}, fmt.Errorf("oauth: %w", err)
 	}
 	secret, err := c.ClientSecret.Secret(ctx)
 	if err != nil {
@@ -74,7 +75,32 @@ func (c Config) token(ctx context.Context) (fanout.Token, error) {
 	if err != nil {
 		return fanout.Token{}, withoutBody(err)
 	}
+	if token.Type() != "Bearer" { // RFC 6749, section 7.1
+		return fanout.Token{}, errors.New("token endpoint: its token is of another type than bearer")
+	}
 	return fanout.Token{Value: fanout.NewSecret(token.AccessToken), Expires: token.Expiry}, nil
+}
+
+func (c Config) check() error {
+	u, err := url.Parse(c.TokenURL)
+	switch {
+	case c.TokenURL == "":
+		return errors.New("TokenURL is not set")
+	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
+		return errors.New("TokenURL is not an https URL")
+	case u.Scheme == "http" && !loopback(u.Hostname()):
+		return errors.New("TokenURL is http, which would send the secret in the clear")
+	case c.ClientID == "":
+		return errors.New("ClientID is not set")
+	case c.ClientSecret == nil:
+		return errors.New("ClientSecret is not set")
+	}
+	return nil
+}
+
+func loopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
 // errorCodes are those of RFC 6749, section 5.2.

@@ -112,6 +112,10 @@ func TestWhatTheEndpointSaysIsNotRepeated(t *testing.T) {
 			w.Header().Set("Content-Type", "application/json")
 			_, _ = io.WriteString(w, `{"access_token":{"s3cr3t":1}}`)
 		},
+		"crm: authentication failed: no token: token endpoint: its token is of another type than bearer": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, `{"access_token":"t-1","token_type":"mac"}`)
+		},
 		"crm: authentication failed: no token: token endpoint: 307 Temporary Redirect": func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "https://elsewhere.example/s3cr3t", http.StatusTemporaryRedirect)
 		},
@@ -158,7 +162,18 @@ func TestAnEndpointThatIsDownFailsAllAtOnce(t *testing.T) {
 	assert.LessOrEqual(t, e.calls.Load(), int64(3), "not stormed")
 }
 
-func TestAConfigurationWithoutEndpointIsRefused(t *testing.T) {
-	_, err := oauth.ClientCredentials(oauth.Config{}).Token(t.Context())
-	require.EqualError(t, err, "oauth: TokenURL, ClientID or ClientSecret is not set")
+func TestAConfigurationThatCannotWorkIsRefused(t *testing.T) {
+	whole := oauth.Config{TokenURL: "https://id.example/token", ClientID: "shop", ClientSecret: fanout.NewSecret("s3cr3t")}
+	for want, change := range map[string]func(*oauth.Config){
+		"oauth: TokenURL is not set":                                        func(c *oauth.Config) { c.TokenURL = "" },
+		"oauth: TokenURL is not an https URL":                               func(c *oauth.Config) { c.TokenURL = "id.example" },
+		"oauth: TokenURL is http, which would send the secret in the clear": func(c *oauth.Config) { c.TokenURL = "http://id.example/token" },
+		"oauth: ClientID is not set":                                        func(c *oauth.Config) { c.ClientID = "" },
+		"oauth: ClientSecret is not set":                                    func(c *oauth.Config) { c.ClientSecret = nil },
+	} {
+		c := whole
+		change(&c)
+		_, err := oauth.ClientCredentials(c).Token(t.Context())
+		require.EqualError(t, err, want)
+	}
 }

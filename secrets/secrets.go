@@ -57,10 +57,11 @@ func (s *Source) Secret(ctx context.Context) (fanout.Secret, error) {
 	return fanout.Secret{}, errors.New("secrets: the decoder must be string or bytes")
 }
 
-// hidden is an error whose text has no credentials of a URL, and no query.
+// hidden is an error whose text has nothing that it quotes, and of a URL neither
+// credentials nor query.
 type hidden struct{ err error }
 
-var credentials = regexp.MustCompile(`\?[^\s"]*|//[^/\s"]*@`)
+var credentials = regexp.MustCompile(`"(?:[^"\\]|\\.)*"?|\?\S*|//\S*@`)
 
 func (h *hidden) Error() string {
 	return "secrets: " + credentials.ReplaceAllString(h.err.Error(), "…")

@@ -46,7 +46,8 @@ func TestASecretIsRotatedWhileTheServiceRuns(t *testing.T) {
 }
 
 func TestAnErrorHasNothingOfAURLThatIsSecret(t *testing.T) {
-	for _, address := range []string{"vault://s3cr3t@vault.example/key?decoder=string", "file:///none?token=s3cr3t"} {
+	for _, address := range []string{"vault://s3cr3t@vault.example/key?decoder=string", "file:///none?token=s3cr3t", "file:///none?a=\"s3cr3t",
+		"etcd://user:pa/s3cr3t@host/key", "etcd://user:s3cr3t x@host/key", "http://user:\"s3cr3t@h/k", "nowhere://host/key?a=\"s3cr3t", "x:s3cr3t@host"} {
 		source, err := secrets.Open(t.Context(), address)
 		if err == nil {
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)

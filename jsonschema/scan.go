@@ -1,0 +1,96 @@
+package jsonschema
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+)
+
+const (
+	mostDigits = 400    // more than a float64 has
+	mostValues = 10_000 // of each the library may keep several errors
+)
+
+var errNotJSON = errors.New("not JSON") // what a decoder says would quote it
+
+// scan refuses what takes long or much memory to validate, and names given twice, of
+// which a target may take another one than the schema saw.
+func scan(body []byte) error {
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder.UseNumber()
+	var s scanner
+	for values := 0; ; values++ {
+		token, err := decoder.Token()
+		switch {
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return errNotJSON
+		case values > mostValues:
+			return fmt.Errorf("has more than %d values", mostValues)
+		}
+		if err := s.take(token); err != nil {
+			return err
+		}
+	}
+}
+
+// scanner tells names from values.
+type scanner struct {
+	open   []map[string]bool // objects, by the names they have, and arrays, which are nil
+	isName bool              // the next token is, unless it closes the object
+}
+
+func (s *scanner) take(token json.Token) error {
+	wasName := s.isName
+	s.isName = s.inObject() && !wasName
+	switch v := token.(type) {
+	case json.Delim:
+		s.delim(v)
+	case json.Number:
+		return reasonable(v)
+	case string:
+		if wasName {
+			return s.name(v)
+		}
+	}
+	return nil
+}
+
+func (s *scanner) delim(d json.Delim) {
+	switch d {
+	case '{':
+		s.open = append(s.open, map[string]bool{})
+	case '[':
+		s.open = append(s.open, nil)
+	default:
+		s.open = s.open[:len(s.open)-1]
+	}
+	s.isName = s.inObject()
+}
+
+func (s *scanner) inObject() bool { return len(s.open) > 0 && s.open[len(s.open)-1] != nil }
+
+func (s *scanner) name(name string) error {
+	names := s.open[len(s.open)-1]
+	if names[name] {
+		return errors.New("has a name twice in one object")
+	}
+	names[name] = true
+	return nil
+}
+
+// reasonable is not so for 1e999999, which takes long to be made exact.
+func reasonable(number json.Number) error {
+	digits, exponent, _ := strings.Cut(strings.ToLower(number.String()), "e")
+	n, err := strconv.Atoi(cmp.Or(exponent, "0"))
+	if len(digits) > mostDigits || err != nil || n < -mostDigits || n > mostDigits {
+		return errors.New("has a number that is too large, or written with too many digits")
+	}
+	return nil
+}
