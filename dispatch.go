@@ -55,7 +55,11 @@ func (d *Dispatcher) plan(ctx context.Context, payload any, options []Option) (*
 	if ctx == nil {
 		return nil, errNilContext
 	}
-	chosen, err := d.choose(ctx, options)
+	terms, err := termsOf(options)
+	if err != nil {
+		return nil, err
+	}
+	chosen, err := d.choose(terms.within(ctx), options)
 	if err != nil {
 		return nil, err
 	}
@@ -63,10 +67,7 @@ func (d *Dispatcher) plan(ctx context.Context, payload any, options []Option) (*
 	if err != nil {
 		return nil, err
 	}
-	s.Targets, s.targets, s.graph = chosen.names, chosen.targets, chosen.graph
-	if s.terms, err = termsOf(options); err != nil {
-		return nil, err
-	}
+	s.Targets, s.targets, s.graph, s.terms = chosen.names, chosen.targets, chosen.graph, terms
 	if s.Named() {
 		s.DispatchID = s.terms.id
 	} else {

@@ -18,7 +18,8 @@ import (
 //	address_refused, auth, invalid, skipped, compensated
 //
 // and "_OTHER" for the rest; it is empty for nil. Of a [*TargetError] it names what
-// the last attempt met, if there was one.
+// the last attempt met, if there was one. An error that a queue has kept, and has read
+// again, names its class by a method ErrorClass() string.
 func ErrorClass(err error) string {
 	if err == nil {
 		return ""
@@ -29,12 +30,20 @@ func ErrorClass(err error) string {
 	if status, ok := lone[*StatusError](err); ok {
 		return statusClass(status.StatusCode)
 	}
+	if kept, ok := lone[keptError](err); ok {
+		return kept.ErrorClass()
+	}
 	for _, c := range errorClasses {
 		if c.matches(err) {
 			return c.name
 		}
 	}
 	return otherClass
+}
+
+type keptError interface {
+	error
+	ErrorClass() string
 }
 
 const otherClass, canceledClass = "_OTHER", "canceled"

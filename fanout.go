@@ -33,8 +33,8 @@ type Config struct {
 	// Lookup finds the definition of a target that is not configured, by its name,
 	// such as a customer's webhook in a database: when a dispatch names it by [To],
 	// and when a durable queue comes to its delivery. What its breaker and the like
-	// remember is kept as for [ToTargets]. An error refuses the dispatch. Default
-	// none.
+	// remember is kept as for [ToTargets]. It has 10 s. An error refuses the dispatch.
+	// Default none.
 	Lookup func(ctx context.Context, name string) (Target, error)
 
 	// MaxPayloadBytes bounds the encoded payload. Default 16 MiB; negative means no

@@ -37,6 +37,11 @@ func newGraph(targets []*target) (*graph, error) {
 	return g, g.checkCycles(targets)
 }
 
+// flatGraph is of targets that do not depend on each other.
+func flatGraph(targets int) *graph {
+	return &graph{after: make([][]int, targets), next: make([][]int, targets), pivot: -1}
+}
+
 // chained reports whether a dispatch with this target has an order.
 func (t *target) chained() bool {
 	return len(t.After) > 0 || t.compensate != nil || t.Pivot

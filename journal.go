@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 )
 
 // Journal keeps what became of the targets of a submission that is
@@ -109,6 +110,9 @@ func (j *journal) recallCompensation(dl *delivery) bool {
 
 func (dl *delivery) recall(r Result) {
 	dl.outcome, dl.response, dl.err, dl.attempts, dl.duration = r.Outcome, r.Response, r.Err, r.Attempts, r.Duration
+	if dl.clock == nil {
+		dl.clock = &clock{ctx: dl.dispatch.ctx, started: time.Now()}
+	}
 }
 
 // interrupted reports whether a delivery ended for a reason that says nothing about

@@ -3,6 +3,7 @@ package fanout_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"maps"
 	"sync"
 	"testing"
@@ -73,7 +74,8 @@ func TestASagaGoesOnFromItsJournalWhereverItCrashed(t *testing.T) {
 			for notes := range 6 {
 				var j journal
 				q := &notingQueue{}
-				d := newWith(t, fanout.Config{Targets: c.targets(&j), Queue: q})
+				var log records
+				d := newWith(t, fanout.Config{Targets: c.targets(&j), Queue: q, Logger: log.logger(slog.LevelWarn)})
 				submit(t, d)
 				kept := &notebook{left: notes}
 				results, err := q.worker.DeliverAll(t.Context(), q.submission, kept)
@@ -85,6 +87,7 @@ func TestASagaGoesOnFromItsJournalWhereverItCrashed(t *testing.T) {
 				}
 				require.NoError(t, err)
 				assert.Equal(t, c.want, outcomesOf(results))
+				assert.NotContains(t, log.String(), "hook failed")
 				calls := j.count()
 				again := 0
 				for call, n := range c.calls {
@@ -98,6 +101,25 @@ func TestASagaGoesOnFromItsJournalWhereverItCrashed(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestAChainGoesOnThoughItsTargetsAreNoneAnyMore(t *testing.T) {
+	var j journal
+	q := &notingQueue{}
+	a, b := j.step("a", answering(200), nil), j.step("b", answering(400, 200), nil)
+	accepted := newWith(t, fanout.Config{Targets: []fanout.Target{a, after(b, "a")}, Queue: q})
+	submit(t, accepted)
+	later := &notingQueue{}
+	newWith(t, fanout.Config{Targets: []fanout.Target{a, b}, Queue: later})
+	s := *q.submission
+	restarted := &fanout.Submission{DispatchID: s.DispatchID, Targets: s.Targets, Body: s.Body, ContentType: s.ContentType}
+	kept := &notebook{left: 100}
+	_, err := later.worker.DeliverAll(t.Context(), restarted, kept)
+	require.Error(t, err, "b is left for later")
+	results, err := later.worker.DeliverAll(t.Context(), restarted, kept)
+	require.NoError(t, err)
+	assert.Equal(t, map[string]string{"a": "delivered", "b": "delivered"}, outcomesOf(results))
+	assert.Equal(t, 1, j.count()["a"])
 }
 
 func TestASagaWithAJournalIsSuspendedNotUndoneWhenItsTimeIsOver(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
 var errNotConfigured = errors.New("no target of this name is configured")
@@ -28,12 +29,18 @@ func (d *Dispatcher) find(ctx context.Context, name string) (*target, error) {
 	return t, err
 }
 
+// lookupTimeout keeps a look-up that waits for what its caller holds from waiting for
+// ever.
+const lookupTimeout = 10 * time.Second
+
 func (d *Dispatcher) lookUp(ctx context.Context, name string) (def Target, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = newPanicError(p)
 		}
 	}()
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
 	def, err = d.lookup(ctx, name)
 	if err == nil && def.Name != "" && def.Name != name {
 		err = fmt.Errorf("found a target named %q", def.Name)

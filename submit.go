@@ -3,6 +3,7 @@ package fanout
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -89,7 +90,11 @@ func (d *Dispatcher) Submit(ctx context.Context, payload any, options ...Option)
 	s.Submitted = time.Now()
 	err = d.queue.Submit(ctx, s)
 	d.telemetry.metrics.submittedTo(ctx, s, err)
-	if err != nil {
+	switch {
+	case errors.As(err, new(*InvalidError)):
+		d.telemetry.securityInput(ctx, err)
+		return "", err
+	case err != nil:
 		return "", fmt.Errorf("fanout: %w", err)
 	}
 	return s.DispatchID, nil
@@ -118,6 +123,9 @@ func (w worker) DeliverAll(ctx context.Context, s *Submission, kept Journal) (Re
 	}
 	ctx, journal := newJournal(ctx, kept)
 	defer journal.close()
+	if chosen.graph == nil && kept != nil { // their definitions have changed since
+		chosen.graph = flatGraph(len(chosen.targets))
+	}
 	p := w.newDispatch(ctx, chosen.targets, s, chosen.graph)
 	p.journal, p.background = journal, true
 	results := p.run()

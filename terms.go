@@ -1,11 +1,10 @@
 package fanout
 
-import (
-	"errors"
-)
+import "context"
 
 // terms is what a dispatch asks for besides where it goes.
 type terms struct {
+	option    string
 	id, order string
 	tx        any
 }
@@ -13,22 +12,24 @@ type terms struct {
 // ID gives the dispatch an ID of your own, such as an order's number, instead of a
 // new one: 1 to 100 characters as in [ValidCorrelationID]. Idempotency keys are
 // made of it, unless the payload has one, so that doing it again repeats the keys.
-// A durable queue accepts an ID once for each target: submitting it again changes
-// nothing, and is no error.
-func ID(id string) Option { return Option{terms: &terms{id: id}} }
+// A durable queue accepts an ID once for each target, or once for each set of targets
+// that depend on each other, as long as it remembers the delivery: submitting it again
+// changes nothing, and is no error. So it is for a dead letter, which is for replay.
+func ID(id string) Option { return Option{terms: &terms{option: "ID", id: id}} }
 
 // InTx has Submit accept the payload within the caller's transaction, of the type
 // that the queue knows: if it is committed the payload will be delivered, if it is
 // rolled back it never was there. A queue without transactions, such as the one in
-// memory, refuses it.
-func InTx(tx any) Option { return Option{terms: &terms{tx: tx}} }
+// memory, refuses it. [Config.Lookup] finds the transaction by [TxFromContext].
+func InTx(tx any) Option { return Option{terms: &terms{option: "InTx", tx: tx}} }
 
 // InOrder has deliveries that are submitted with the same key, 1 to 256 bytes, reach
-// each target one after the other, in the order in which they were submitted. One
+// each target one after the other, in the order in which they were submitted; of
+// transactions, in the order of their commits. One
 // that is retried holds back those of its own key alone; one that fails for good
 // lets the next go on. A queue that keeps no order, such as the one in memory,
 // refuses it.
-func InOrder(key string) Option { return Option{terms: &terms{order: key}} }
+func InOrder(key string) Option { return Option{terms: &terms{option: "InOrder", order: key}} }
 
 // termsOf returns nil if nothing is asked for.
 func termsOf(options []Option) (*terms, error) {
@@ -71,12 +72,25 @@ func (t *terms) add(o *terms) error {
 		}
 		t.order = o.order
 	default:
-		return errEmptyTerm
+		return invalid(o.option, "without a value")
 	}
 	return nil
 }
 
-var errEmptyTerm = &InvalidError{Field: "Options", Err: errors.New("ID, InTx or InOrder without a value")}
+type txKey struct{}
+
+// TxFromContext is the transaction given by [InTx], in the context of [Config.Lookup]; nil
+// if there is none. Where a queue has one connection for all, as in a file, a look-up
+// that does not use it would wait for it.
+func TxFromContext(ctx context.Context) any { return ctx.Value(txKey{}) }
+
+// within has the look-up of targets see the transaction.
+func (t *terms) within(ctx context.Context) context.Context {
+	if t == nil || t.tx == nil {
+		return ctx
+	}
+	return context.WithValue(ctx, txKey{}, t.tx)
+}
 
 // onlySubmit refuses what has no meaning if nothing is queued.
 func (t *terms) onlySubmit() error {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -32,10 +34,10 @@ func TestTermsThatCannotBeKeptAreRefused(t *testing.T) {
 		options []fanout.Option
 		want    string
 	}{
-		"an empty ID":             {[]fanout.Option{fanout.ID("")}, "fanout: Options: ID, InTx or InOrder without a value"},
+		"an empty ID":             {[]fanout.Option{fanout.ID("")}, "fanout: ID: without a value"},
 		"an ID no header takes":   {[]fanout.Option{fanout.ID("a b")}, "fanout: ID: must be 1 to 100 letters, digits and characters of -._~:/+=@"},
 		"two IDs":                 {[]fanout.Option{fanout.ID("a"), fanout.ID("b")}, "fanout: ID: given twice"},
-		"no transaction":          {[]fanout.Option{fanout.InTx(nil)}, "fanout: Options: ID, InTx or InOrder without a value"},
+		"no transaction":          {[]fanout.Option{fanout.InTx(nil)}, "fanout: InTx: without a value"},
 		"a transaction in memory": {[]fanout.Option{fanout.InTx(1)}, "fanout: InTx: the queue in memory has no transactions"},
 		"two transactions":        {[]fanout.Option{fanout.InTx(1), fanout.InTx(2)}, "fanout: InTx: given twice"},
 		"order in memory":         {[]fanout.Option{fanout.InOrder("k")}, "fanout: InOrder: the queue in memory keeps no order"},
@@ -91,4 +93,24 @@ func TestLookupFindsTargetsThatAreNotConfigured(t *testing.T) {
 		require.ErrorContains(t, err, want)
 	}
 	assert.Equal(t, 2, hook.Count())
+}
+
+func TestALookUpSeesTheTransactionAndDoesNotWaitForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var seen any
+		d := newWith(t, fanout.Config{Queue: &notingQueue{}, Lookup: func(ctx context.Context, name string) (fanout.Target, error) {
+			if seen = fanout.TxFromContext(ctx); seen == nil {
+				<-ctx.Done()
+				return fanout.Target{}, ctx.Err()
+			}
+			return via(name, answering(200)), nil
+		}})
+		_, err := d.Submit(t.Context(), "entry", fanout.To("hook"), fanout.InTx("a transaction"))
+		require.NoError(t, err)
+		assert.Equal(t, "a transaction", seen)
+		began := time.Now()
+		_, err = d.Submit(t.Context(), "entry", fanout.To("hook"))
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		assert.Equal(t, 10*time.Second, time.Since(began))
+	})
 }
