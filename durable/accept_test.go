@@ -101,6 +101,81 @@ func TestAnIDIsAcceptedOnceForEachTarget(t *testing.T) {
 	})
 }
 
+func TestAnIDIsAcceptedOnceForEachSetOfTargetsThatDependOnEachOther(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		q, _ := open(t, durable.Config{})
+		var targets []fanout.Target
+		senders := map[string]*fanouttest.Sender{}
+		for _, pair := range [][2]string{{"a", "b"}, {"c", "d"}} {
+			for i, name := range pair {
+				senders[name] = fanouttest.NewSender()
+				target := senders[name].Target(name)
+				target.After = pair[:i]
+				targets = append(targets, target)
+			}
+		}
+		d := dispatcher(t, q, fanout.Config{Targets: targets})
+		for range 2 {
+			submit(t, d, "order", fanout.ID("order-1"), fanout.To("a", "b"))
+			submit(t, d, "order", fanout.ID("order-1"), fanout.To("d", "c"))
+			submit(t, d, "order", fanout.ID("order-1"), fanout.To("c", "d"))
+		}
+		eventually(t, func() bool { return senders["b"].Count() > 0 && senders["d"].Count() > 0 }, "both sets")
+		closeNow(t, d)
+		for name, sender := range senders {
+			assert.Equal(t, 1, sender.Count(), name)
+		}
+	})
+}
+
+func TestATransactionOfAnotherFileIsRefused(t *testing.T) {
+	q, _ := inFile(t, durable.Config{})
+	other, _ := inFile(t, durable.Config{})
+	d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{fanouttest.NewSender().Target("ledger")}})
+	tx, err := other.DB().Begin()
+	require.NoError(t, err)
+	_, err = d.Submit(t.Context(), "entry", fanout.InTx(tx))
+	require.ErrorIs(t, err, fanout.ErrInvalid)
+	require.ErrorContains(t, err, "fanout: InTx: is a transaction of ")
+	require.NoError(t, tx.Rollback())
+	require.NoError(t, other.Close(t.Context()))
+}
+
+func TestASubmissionWhoseCallerGoesAwayIsAcceptedOrNot(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		q, _ := open(t, durable.Config{})
+		require.NoError(t, q.Hold(t.Context(), "ledger"))
+		d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{fanouttest.NewSender().Target("ledger")}})
+		accepted := 0
+		for i := range 400 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*10*time.Microsecond)
+			if _, err := d.Submit(ctx, "entry"); err == nil {
+				accepted++
+			}
+			cancel()
+		}
+		var kept int
+		require.NoError(t, q.DB().QueryRow("SELECT count(*) FROM "+jobs(q)).Scan(&kept))
+		assert.Equal(t, accepted, kept)
+		assert.Less(t, accepted, 400)
+	})
+}
+
+func TestAProcessMaySubmitAndLeaveTheDeliveriesToOthers(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		q, again := open(t, durable.Config{SubmitOnly: true})
+		never, ledger := fanouttest.NewSender(), fanouttest.NewSender()
+		front := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{never.Target("ledger")}})
+		submit(t, front, "entry")
+		submit(t, front, "ordered", fanout.InOrder("k"))
+		dispatcher(t, again(t, durable.Config{}), fanout.Config{Targets: []fanout.Target{ledger.Target("ledger")}})
+		eventually(t, func() bool { return ledger.Count() == 2 }, "both, at the other process")
+		submit(t, front, "later")
+		eventually(t, func() bool { return ledger.Count() == 3 }, "what is submitted while it runs")
+		assert.Zero(t, never.Count())
+	})
+}
+
 func TestWhatCannotBeKeptIsRefused(t *testing.T) {
 	q, _ := inFile(t, durable.Config{MaxPayloadBytes: 100})
 	sender := fanouttest.NewSender()
@@ -110,8 +185,9 @@ func TestWhatCannotBeKeptIsRefused(t *testing.T) {
 		options []fanout.Option
 		want    string
 	}{
-		"a body too large":              {fanout.Payload{Body: make([]byte, 101), ContentType: "text/plain"}, nil, "fanout: Payload: 101 bytes with its header, and the queue takes 100"},
-		"a header too large":            {fanout.Payload{Header: http.Header{"X": {string(bytes.Repeat([]byte("x"), 101))}}}, nil, "fanout: Payload: 102 bytes"},
+		"a body too large":              {fanout.Payload{Body: make([]byte, 101), ContentType: "text/plain"}, nil, "fanout: Payload.Body: 101 bytes with its header, and the queue takes 100"},
+		"a header too large":            {fanout.Payload{Header: http.Header{"X": {string(bytes.Repeat([]byte("x"), 101))}}}, nil, "fanout: Payload.Body: 102 bytes"},
+		"a header in Latin-1":           {fanout.Payload{Header: http.Header{"X": {"caf\xe9"}}}, nil, "fanout: Payload.Header: X: not UTF-8"},
 		"a target given in the call":    {"entry", []fanout.Option{fanout.ToTargets(sender.Target("stranger"))}, `fanout: target "stranger": ToTargets: a durable queue finds targets by name`},
 		"order among dependent targets": {"entry", []fanout.Option{fanout.InOrder("k")}, "fanout: InOrder: is not for targets that depend on each other"},
 	} {
@@ -126,12 +202,15 @@ func TestWhatCannotBeKeptIsRefused(t *testing.T) {
 
 func TestConfigsThatCannotWorkAreRefused(t *testing.T) {
 	for want, config := range map[string]durable.Config{
-		"Schedule[1]: -1ns is negative":                         {Schedule: []time.Duration{0, -1}},
-		"Concurrency: -1 is not in 1 to 10,000":                 {Concurrency: -1},
-		`Targets["a"].Concurrency: 10001 is not in 1 to 10,000`: {Targets: map[string]durable.TargetConfig{"a": {Concurrency: 10001}}},
-		`Targets["a"].Schedule[0]: -1s is negative`:             {Targets: map[string]durable.TargetConfig{"a": {Schedule: []time.Duration{-time.Second}}}},
-		"TakeOver: 1s is less than 2s":                          {TakeOver: time.Second},
-		`Schema: "x; y" is not letters, digits and underscores`: {Schema: "x; y"},
+		"Schedule[1]: -1ns is negative":                           {Schedule: []time.Duration{0, -1}},
+		"Concurrency: -1 is not in 1 to 10,000":                   {Concurrency: -1},
+		`Targets["a"].Concurrency: 10001 is not in 1 to 10,000`:   {Targets: map[string]durable.TargetConfig{"a": {Concurrency: 10001}}},
+		`Targets["a"].Schedule[0]: -1s is negative`:               {Targets: map[string]durable.TargetConfig{"a": {Schedule: []time.Duration{-time.Second}}}},
+		"TakeOver: 1s is less than 2s":                            {TakeOver: time.Second},
+		"Retention: 1ns is less than 1s":                          {Retention: 1},
+		"Schedule[0]: 5ns is less than 1ms: is its unit missing?": {Schedule: []time.Duration{5, 300}},
+		"Schema: is for Postgres":                                 {Schema: "fanout"},
+		`Schema: "x; y" is not letters, digits and underscores`:   {Schema: "x; y"},
 	} {
 		_, err := durable.Open(filepath.Join(t.TempDir(), "q.db"), config)
 		require.ErrorIs(t, err, fanout.ErrInvalid)
@@ -248,6 +327,6 @@ func TestEncryptedPayloadsAndAnswersCannotBeReadInTheFileAndKeysRotate(t *testin
 	q, err = durable.Open(path, durable.Config{})
 	require.NoError(t, err)
 	_, err = q.Inspect(t.Context(), dead[0].ID)
-	require.ErrorContains(t, err, "encrypted, and no Encryption is configured")
+	require.ErrorContains(t, err, "encrypted, and no Config.Encryption is given")
 	require.NoError(t, q.Close(t.Context()))
 }

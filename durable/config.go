@@ -32,16 +32,24 @@ type Config struct {
 	// MaxPayloadBytes bounds body and header together, which are stored once for each
 	// target. Default 1 MiB; negative means no bound.
 	MaxPayloadBytes int
-	// Encryption keeps payloads and answers unreadable in the database. Keys are
-	// rotated by whoever implements it: a keyset of Tink does. Default none.
+	// Encryption keeps payloads and answers unreadable in the database; names, IDs,
+	// ordering keys and errors stay readable. Keys are rotated by whoever implements it:
+	// a keyset of Tink does. What cannot be decrypted waits, and is logged. Default none.
 	Encryption AEAD
+	// AcceptPlaintext has what was accepted before there was Encryption delivered, too.
+	// Whoever can write to the database can then pass off a payload. Default false.
+	AcceptPlaintext bool
+	// SubmitOnly has this process submit and deliver nothing: others do. Default false.
+	SubmitOnly bool
 	// Retention is how long a delivery is remembered after it was made, and so how
-	// long [fanout.ID] knows it. Default 24 h; negative means for ever. Dead letters
+	// long [fanout.ID] knows it. Default 24 h, least 1 s; negative means for ever. Dead letters
 	// are kept until they are replayed or discarded.
 	Retention time.Duration
 	// TakeOver is how long a process must not have been heard of before others take
 	// over what it was delivering, on Postgres. Default 10 s, least 2 s. A process
-	// that was cut off from the database for longer may deliver some a second time.
+	// that was cut off from the database for longer may deliver some a second time. The
+	// clocks of processes and database should differ by less than a second: what a
+	// process submits whose clock is ahead begins that much later.
 	TakeOver time.Duration
 	// Schema is where the tables are, on Postgres. Default "fanout". It must not be
 	// set for SQLite.
@@ -99,6 +107,9 @@ func (c Config) withDefaults() (Config, error) {
 	if !schemaName.MatchString(c.Schema) {
 		errs = append(errs, invalid("Schema", "%q is not letters, digits and underscores", c.Schema))
 	}
+	if c.Retention > 0 && c.Retention < time.Second {
+		errs = append(errs, invalid("Retention", "%v is less than 1s", c.Retention))
+	}
 	if c.TakeOver < 2*time.Second {
 		errs = append(errs, invalid("TakeOver", "%v is less than 2s", c.TakeOver))
 	}
@@ -118,6 +129,9 @@ func checkSchedule(field string, schedule []time.Duration) error {
 	if i := slices.IndexFunc(schedule, func(d time.Duration) bool { return d < 0 }); i >= 0 {
 		return invalid(fmt.Sprintf("%s[%d]", field, i), "%v is negative", schedule[i])
 	}
+	if i := slices.IndexFunc(schedule, func(d time.Duration) bool { return d > 0 && d < time.Millisecond }); i >= 0 {
+		return invalid(fmt.Sprintf("%s[%d]", field, i), "%v is less than 1ms: is its unit missing?", schedule[i])
+	}
 	return nil
 }
 
@@ -129,7 +143,7 @@ func checkConcurrency(field string, n int) error {
 }
 
 func invalid(field, format string, args ...any) error {
-	return &fanout.InvalidError{Where: "durable", Field: field, Err: fmt.Errorf(format, args...)}
+	return &fanout.InvalidError{Where: "durable.Config", Field: field, Err: fmt.Errorf(format, args...)}
 }
 
 func (c *Config) schedule(target string) []time.Duration {

@@ -20,7 +20,7 @@ import (
 type DeadLetter struct {
 	ID         int64     `json:"id"`
 	DispatchID string    `json:"dispatch_id"`
-	Target     string    `json:"target"` // of a saga the first that failed
+	Target     string    `json:"target"` // of a saga the one that keeps it from its end
 	Targets    []string  `json:"targets"`
 	Submitted  time.Time `json:"submitted"`
 	Died       time.Time `json:"died"`
@@ -85,12 +85,12 @@ func (q *Queue) DeadLetters(ctx context.Context, f Filter) iter.Seq2[DeadLetter,
 }
 
 func (q *Queue) deadLetters(ctx context.Context, f Filter, after int64) ([]DeadLetter, error) {
-	where, args := f.where([]any{after})
+	where, args := q.where(f, []any{after})
 	query := fmt.Sprintf(deadQuery, q.store.epoch("j.finalized_at")) + where + fmt.Sprintf(" ORDER BY id LIMIT %d", deadPage)
 	return q.scanDead(ctx, query, args)
 }
 
-func (f Filter) where(args []any) (string, []any) {
+func (q *Queue) where(f Filter, args []any) (string, []any) {
 	var b strings.Builder
 	add := func(condition string, arg any) {
 		args = append(args, arg)
@@ -98,8 +98,7 @@ func (f Filter) where(args []any) (string, []any) {
 	}
 	if f.Target != "" {
 		add("(coalesce(target, '') = $%[1]d", f.Target)
-		name, _ := json.Marshal(f.Target) // a string can be
-		args = append(args, "%"+likeEscaper.Replace(string(name))+"%")
+		args = append(args, "%"+likeEscaper.Replace(q.store.inJSON(f.Target))+"%")
 		fmt.Fprintf(&b, " OR (coalesce(target, '') = '' AND targets LIKE $%d ESCAPE '!'))", len(args))
 	}
 	if f.Class != "" {
@@ -197,7 +196,7 @@ func (q *Queue) Replay(ctx context.Context, id int64) error {
 	for _, lane := range lanes {
 		q.lanes.revived(ctx, lane)
 	}
-	q.order.look()
+	q.order.lookAtAll()
 	return err
 }
 

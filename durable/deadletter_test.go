@@ -129,42 +129,6 @@ func TestBulkReplayKeepsToItsRate(t *testing.T) {
 	assert.Positive(t, done)
 }
 
-func TestAHeldTargetKeepsWhatArrivesAndGetsItWhenResumed(t *testing.T) {
-	onBoth(t, func(t *testing.T, open opener) {
-		q, again := open(t, durable.Config{})
-		arrivals := make(chan string, 10)
-		config := fanout.Config{Targets: []fanout.Target{
-			sending("held", func(*fanout.Request) error { arrivals <- "held"; return nil }),
-			sending("other", func(*fanout.Request) error { arrivals <- "other"; return nil }),
-		}}
-		d := dispatcher(t, q, config)
-		submit(t, d, "before")
-		assert.ElementsMatch(t, []string{"held", "other"}, []string{<-arrivals, <-arrivals})
-		require.NoError(t, q.Hold(t.Context(), "held"))
-		time.Sleep(2500 * time.Millisecond) // until every part of River knows
-		submit(t, d, "meanwhile")
-		assert.Equal(t, "other", <-arrivals)
-		held, err := q.Held(t.Context())
-		require.NoError(t, err)
-		assert.Equal(t, []string{"held"}, held)
-		closeNow(t, d)
-
-		q = again(t, durable.Config{})
-		dispatcher(t, q, config)
-		select {
-		case to := <-arrivals:
-			t.Error("held over a restart, and yet delivered to", to)
-		case <-time.After(1500 * time.Millisecond):
-		}
-		backlog, err := q.Backlog(t.Context())
-		require.NoError(t, err)
-		require.Len(t, backlog, 1)
-		assert.Equal(t, []any{"held", 1, true}, []any{backlog[0].Target, backlog[0].Deliveries, backlog[0].Held})
-		require.NoError(t, q.Resume(t.Context(), "held"))
-		assert.Equal(t, "held", <-arrivals)
-	})
-}
-
 func TestTheBacklogCountsWhatWaitsAndWhatIsDead(t *testing.T) {
 	onBoth(t, func(t *testing.T, open opener) {
 		q, _ := open(t, durable.Config{Schedule: []time.Duration{time.Hour}})

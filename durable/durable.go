@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -44,13 +45,15 @@ type Queue struct {
 	lanes  lanes
 	order  order
 
-	worker fanout.Worker // nil until Start
+	worker atomic.Pointer[fanout.Worker] // nil until Start, and if it only submits
 
 	mu      sync.Mutex
 	started bool
 	closed  bool
 	stop    context.CancelFunc // of what runs in the background
 	running sync.WaitGroup
+	retire  context.CancelFunc // of stayAlive
+	alive   sync.WaitGroup
 	ended   chan struct{} // closed when Close is done, closeErr written before
 	err     error
 }
@@ -67,11 +70,11 @@ func Open(path string, config Config) (*Queue, error) {
 		return nil, fmt.Errorf("durable: %s: %w", path, err)
 	}
 	q, err := New(riversqlite.New(db), db, config)
-	if err == nil {
-		err = q.Migrate(context.Background())
-	}
 	if err != nil {
-		return nil, fmt.Errorf("durable: %s: %w", path, errors.Join(err, db.Close()))
+		return nil, errors.Join(err, db.Close())
+	}
+	if err := q.Migrate(context.Background()); err != nil {
+		return nil, fmt.Errorf("%w (%s)", errors.Join(err, db.Close()), path)
 	}
 	q.owned = db
 	return q, nil
@@ -99,22 +102,27 @@ func OpenPostgres(pool *pgxpool.Pool, config Config) (*Queue, error) {
 // are dead letters: see DiscardedJobRetentionPeriod and CancelledJobRetentionPeriod in
 // River's Config.
 func New[Tx any](driver riverdriver.Driver[Tx], db *sql.DB, config Config) (*Queue, error) {
-	config, err := config.withDefaults()
+	defaults, err := config.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	q := &Queue{config: config, logger: config.Logger, ended: make(chan struct{})}
+	q := &Queue{config: defaults, logger: defaults.Logger, ended: make(chan struct{})}
 	q.lanes.init(q)
-	q.order.looks = make(chan struct{}, 1)
+	q.order.init()
 	switch name := driver.DatabaseName(); name {
 	case riverdriver.DatabaseNameSQLite:
+		if config.Schema != "" {
+			return nil, invalid("Schema", "is for Postgres")
+		}
 		q.store = newStore(db, sqlite, "")
-		q.guard = &fileGuard{db: db}
+		if q.guard, err = newFileGuard(db); err != nil {
+			return nil, fmt.Errorf("durable: %w", err)
+		}
 		waking := newWaking(driver)
 		driver, q.lanes.wakeLane = waking, waking.listener.wake
 	case riverdriver.DatabaseNamePostgres:
-		q.store = newStore(db, postgres, config.Schema)
-		q.guard = newNodes(q.store, config.TakeOver)
+		q.store = newStore(db, postgres, defaults.Schema)
+		q.guard = newNodes(q.store, defaults.TakeOver)
 		q.lanes.announce = q.store.notify
 	default:
 		return nil, fmt.Errorf("durable: a River driver for %q is not known", name)
@@ -141,20 +149,30 @@ func (q *Queue) Start(worker fanout.Worker) error {
 	if err := q.engine.validate(ctx); err != nil {
 		return fmt.Errorf("durable: %w", err)
 	}
+	if q.config.SubmitOnly {
+		return nil
+	}
 	if err := q.guard.enter(ctx, q.store); err != nil {
 		return fmt.Errorf("durable: %w", err)
 	}
-	q.worker = worker
+	q.worker.Store(&worker)
 	if err := q.engine.start(); err != nil {
 		return errors.Join(fmt.Errorf("durable: %w", err), q.guard.leave(ctx))
 	}
 	q.started = true
-	background, stop := context.WithCancel(context.Background())
-	q.stop = stop
+	var background, life context.Context
+	background, q.stop = context.WithCancel(context.Background())
+	life, q.retire = context.WithCancel(context.Background())
+	q.alive.Go(func() { q.stayAlive(life) })
 	q.running.Go(func() { q.keepHouse(background) })
 	q.running.Go(func() { q.followOrder(background) })
 	return nil
 }
+
+func (q *Queue) dispatcher() fanout.Worker { return *q.worker.Load() }
+
+// delivers reports whether this process does, and not only submits or looks.
+func (q *Queue) delivers() bool { return q.worker.Load() != nil }
 
 const (
 	startTimeout = 30 * time.Second
@@ -194,6 +212,8 @@ func (q *Queue) shutDown(ctx context.Context) error {
 		q.stop()
 		q.running.Wait()
 		err := q.engine.stop(ctx)
+		q.retire()
+		q.alive.Wait()
 		if err == nil {
 			errs = append(errs, q.guard.leave(context.WithoutCancel(ctx)))
 		} else {

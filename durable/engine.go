@@ -27,9 +27,7 @@ type engine interface {
 	insert(ctx context.Context, tx any, jobs []river.InsertManyParams) ([]*rivertype.JobInsertResult, error)
 	open(lane string, config river.QueueConfig) error
 	shut(ctx context.Context, lane string) error
-	pause(ctx context.Context, lane string) error
-	resume(ctx context.Context, lane string) error
-	ended() (<-chan *river.Event, func())
+	failed() (<-chan *river.Event, func())
 }
 
 type riverEngine[Tx any] struct {
@@ -137,23 +135,9 @@ func (e *riverEngine[Tx]) shut(ctx context.Context, lane string) error {
 	return e.client.Queues().Remove(ctx, lane)
 }
 
-func (e *riverEngine[Tx]) pause(ctx context.Context, lane string) error {
-	return unlessMissing(e.client.QueuePause(ctx, lane, nil))
-}
-
-func (e *riverEngine[Tx]) resume(ctx context.Context, lane string) error {
-	return unlessMissing(e.client.QueueResume(ctx, lane, nil))
-}
-
-func unlessMissing(err error) error {
-	if errors.Is(err, rivertype.ErrNotFound) {
-		return nil
-	}
-	return err
-}
-
-func (e *riverEngine[Tx]) ended() (<-chan *river.Event, func()) {
-	return e.client.Subscribe(river.EventKindJobCompleted, river.EventKindJobCancelled, river.EventKindJobFailed)
+// failed tells of rounds that did, and of dead letters.
+func (e *riverEngine[Tx]) failed() (<-chan *river.Event, func()) {
+	return e.client.Subscribe(river.EventKindJobCancelled, river.EventKindJobFailed)
 }
 
 // atLeast passes on what is as grave as that.

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+
+	"github.com/fanout-go/fanout"
 )
 
 // guard knows which processes deliver, and takes over from those that died.
@@ -18,6 +20,8 @@ type guard interface {
 	enter(context.Context, *store) error
 	beat(context.Context) error
 	leave(context.Context) error
+	// owns refuses a transaction of another database.
+	owns(ctx context.Context, tx any) error
 }
 
 // release makes deliveries that were under way available again. That they were does not count as
@@ -32,8 +36,8 @@ const lostAfter = time.Minute
 
 // findLost makes them available again.
 func (q *Queue) findLost(ctx context.Context) error {
-	query := "SELECT id FROM @job WHERE state = 'running' AND kind = 'fanout' AND " + q.store.epoch("attempted_at") + " < $1"
-	args := []any{float64(time.Now().Add(-lostAfter).UnixMilli()) / 1000}
+	query := "SELECT id FROM @job WHERE state = 'running' AND kind = 'fanout' AND " + q.store.epoch("attempted_at") + " < " + q.store.epoch("@now") + " - $1"
+	args := []any{lostAfter.Seconds()}
 	if q.store.schema != "" {
 		query += " AND attempted_by[array_upper(attempted_by, 1)] = $2"
 		args = append(args, q.guard.id())
@@ -58,27 +62,44 @@ func (q *Queue) findLost(ctx context.Context) error {
 
 // fileGuard has one process at a time deliver from a file.
 type fileGuard struct {
-	db   *sql.DB
+	path string
 	lock *flock.Flock // nil for a database in memory
+}
+
+func newFileGuard(db *sql.DB) (*fileGuard, error) {
+	g := &fileGuard{}
+	return g, db.QueryRowContext(context.Background(), fileOf).Scan(&g.path)
 }
 
 func (g *fileGuard) id() string { return "file" }
 
-// enter takes over at once: whoever ran before is dead, as its lock is gone.
-func (g *fileGuard) enter(ctx context.Context, s *store) error {
-	path := ""
-	err := g.db.QueryRowContext(ctx, "SELECT file FROM pragma_database_list WHERE name = 'main'").Scan(&path)
-	if err != nil {
+const fileOf = "SELECT file FROM pragma_database_list WHERE name = 'main'"
+
+func (g *fileGuard) owns(ctx context.Context, tx any) error {
+	given, ok := tx.(*sql.Tx)
+	if !ok {
+		return nil // and is refused as such
+	}
+	var its string
+	if err := given.QueryRowContext(ctx, fileOf).Scan(&its); err != nil {
 		return err
 	}
-	if path != "" {
-		g.lock = flock.New(path + ".lock")
+	if its != g.path {
+		return &fanout.InvalidError{Field: "InTx", Err: fmt.Errorf("is a transaction of %q, and the queue is in %q", its, g.path)}
+	}
+	return nil
+}
+
+// enter takes over at once: whoever ran before is dead, as its lock is gone.
+func (g *fileGuard) enter(ctx context.Context, s *store) error {
+	if g.path != "" {
+		g.lock = flock.New(g.path + ".lock")
 		ok, err := g.lock.TryLock()
 		if err != nil {
 			return fmt.Errorf("%s: %w", g.lock.Path(), err)
 		}
 		if !ok {
-			return fmt.Errorf("%s: %w", path, errInUse)
+			return fmt.Errorf("%s: %w", g.path, errInUse)
 		}
 	}
 	if _, err := s.exec(ctx, "DELETE FROM @leader"); err != nil {
@@ -112,6 +133,8 @@ func newNodes(s *store, after time.Duration) *nodes {
 }
 
 func (n *nodes) id() string { return n.self }
+
+func (n *nodes) owns(context.Context, any) error { return nil }
 
 func (n *nodes) enter(ctx context.Context, _ *store) error { return n.beat(ctx) }
 

@@ -7,13 +7,17 @@ import (
 	"time"
 )
 
-// Hold stops deliveries to a target, in all processes within a second or two. What
-// is under way ends as it does; what is submitted meanwhile is kept. It lasts until
-// [Queue.Resume], over restarts too. A saga is held if one of its targets is.
+// Hold stops deliveries to a target: in this process at once, in others within a
+// second or two. What is under way ends as it does; what is submitted meanwhile is
+// kept. It lasts until [Queue.Resume], over restarts too. A saga is held if one of its
+// targets is. A name that no target has can be held, too.
 func (q *Queue) Hold(ctx context.Context, target string) error {
+	if target == "" {
+		return errors.New("durable: no target to hold is named")
+	}
 	_, err := q.store.exec(ctx, "INSERT INTO @holds (target, since) VALUES ($1, $2) ON CONFLICT (target) DO NOTHING", target, time.Now().UnixMilli())
 	if err == nil {
-		err = errors.Join(q.readHolds(ctx), q.eachLaneOf(target, func(lane string) error { return q.engine.pause(ctx, lane) }))
+		err = q.readHolds(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("durable: holding %q: %w", target, err)
@@ -25,10 +29,10 @@ func (q *Queue) Hold(ctx context.Context, target string) error {
 func (q *Queue) Resume(ctx context.Context, target string) error {
 	_, err := q.store.exec(ctx, "DELETE FROM @holds WHERE target = $1", target)
 	if err == nil {
-		err = errors.Join(q.readHolds(ctx), q.eachLaneOf(target, func(lane string) error { return q.engine.resume(ctx, lane) }))
+		err = q.readHolds(ctx)
 	}
-	if err == nil && q.worker != nil {
-		err = q.lanes.keep(ctx)
+	if err == nil && q.delivers() {
+		err = q.lanes.openThoseWithWork(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("durable: resuming %q: %w", target, err)
@@ -47,12 +51,4 @@ func (q *Queue) readHolds(ctx context.Context) error {
 		q.lanes.hold(held)
 	}
 	return err
-}
-
-func (q *Queue) eachLaneOf(target string, do func(lane string) error) error {
-	errs := []error{do(laneOf([]string{target}))}
-	for _, one := range q.lanes.together(target) {
-		errs = append(errs, do(one))
-	}
-	return errors.Join(errs...)
 }

@@ -19,6 +19,7 @@ import (
 type job struct {
 	Dispatch      string            `json:"dispatch" river:"unique"`
 	Target        string            `json:"target,omitempty" river:"unique"` // none if they are made together
+	Set           string            `json:"set,omitempty" river:"unique"`    // of targets that are
 	Targets       []string          `json:"targets"`
 	Submitted     int64             `json:"submitted"`                // milliseconds
 	CorrelationID string            `json:"correlation_id,omitempty"` // if it is not the dispatch's
@@ -58,11 +59,14 @@ func (q *Queue) jobOf(ctx context.Context, s *fanout.Submission) (job, error) {
 // submission is nearly what was submitted: of its payload, the bytes are left.
 func (q *Queue) submission(j *job) (*fanout.Submission, error) {
 	c := j.Payload
-	if c == nil {
+	switch {
+	case c == nil:
 		c = &content{}
 		if err := q.unseal(j.Dispatch, j.Sealed, c); err != nil {
 			return nil, err
 		}
+	case q.config.Encryption != nil && !q.config.AcceptPlaintext:
+		return nil, errPlaintext
 	}
 	return &fanout.Submission{
 		DispatchID: j.Dispatch, CorrelationID: cmp.Or(j.CorrelationID, j.Dispatch), IdempotencyKey: c.Key, Submitted: time.UnixMilli(j.Submitted), Targets: j.Targets,
@@ -97,7 +101,10 @@ func (q *Queue) seal(dispatch string, v any) ([]byte, error) {
 	return sealed, nil
 }
 
-var errNoKey = errors.New("encrypted, and no Encryption is configured")
+var (
+	errNoKey     = errors.New("encrypted, and no Config.Encryption is given")
+	errPlaintext = errors.New("not encrypted, and Config.AcceptPlaintext is not set")
+)
 
 func (q *Queue) unseal(dispatch string, sealed []byte, v any) error {
 	if q.config.Encryption == nil {
@@ -107,7 +114,7 @@ func (q *Queue) unseal(dispatch string, sealed []byte, v any) error {
 		return errNoKey
 	}
 	plain, err := q.config.Encryption.Decrypt(sealed, []byte(dispatch))
-	if err != nil && len(sealed) > 0 && sealed[0] == '{' { // from before it was encrypted
+	if err != nil && q.config.AcceptPlaintext && len(sealed) > 0 && sealed[0] == '{' {
 		plain, err = sealed, nil
 	}
 	if err != nil {

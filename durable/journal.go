@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/riverqueue/river"
@@ -30,6 +31,7 @@ type record struct {
 	Duration time.Duration  `json:"duration"`
 	Class    string         `json:"class,omitempty"`
 	Error    string         `json:"error,omitempty"`
+	Key      string         `json:"key,omitempty"`
 }
 
 type attempt struct {
@@ -46,7 +48,7 @@ type attempt struct {
 const answerKept = 16 << 10
 
 func newRecord(r fanout.Result, most int) record {
-	kept := record{Outcome: r.Outcome, Optional: r.Optional, Duration: r.Duration}
+	kept := record{Outcome: r.Outcome, Optional: r.Optional, Duration: r.Duration, Key: r.IdempotencyKey}
 	kept.Class, kept.Error = describe(r.Err)
 	if r.Response != nil {
 		body := r.Response.Body
@@ -71,6 +73,9 @@ type KeptError struct {
 
 func (e *KeptError) Error() string { return e.Text }
 
+// ErrorClass is for [fanout.ErrorClass].
+func (e *KeptError) ErrorClass() string { return e.Class }
+
 func keptError(class, text string) error {
 	if text == "" {
 		return nil
@@ -79,7 +84,7 @@ func keptError(class, text string) error {
 }
 
 func (k *record) result(target, dispatch string) fanout.Result {
-	r := fanout.Result{Target: target, Outcome: k.Outcome, Optional: k.Optional, Duration: k.Duration, DispatchID: dispatch, Err: keptError(k.Class, k.Error)}
+	r := fanout.Result{Target: target, Outcome: k.Outcome, Optional: k.Optional, Duration: k.Duration, DispatchID: dispatch, IdempotencyKey: k.Key, Err: keptError(k.Class, k.Error)}
 	if k.Answered {
 		r.Response = &fanout.Response{StatusCode: k.Status, Header: k.Header, Body: k.Body}
 	}
@@ -95,6 +100,9 @@ type journal struct {
 	job      int64
 	dispatch string
 	past     []fanout.Step
+
+	mu   sync.Mutex
+	torn bool // a step could not be noted
 }
 
 func (q *Queue) openJournal(ctx context.Context, job int64, dispatch string) (*journal, error) {
@@ -115,7 +123,19 @@ func (j *journal) Note(ctx context.Context, s fanout.Step) error {
 	if s.Compensation {
 		kind = stepUndone
 	}
-	return j.q.write(ctx, j.job, j.dispatch, kind, newRecord(s.Result, 0), s.Result.Target)
+	err := j.q.write(ctx, j.job, j.dispatch, kind, newRecord(s.Result, 0), s.Result.Target)
+	if err != nil {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		j.torn = true
+	}
+	return err
+}
+
+func (j *journal) isTorn() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.torn
 }
 
 func (q *Queue) write(ctx context.Context, job int64, dispatch, kind string, r record, target string) error {

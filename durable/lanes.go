@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -28,7 +29,8 @@ type lane struct {
 	name    string
 	targets []string
 	open    bool
-	opening bool
+	busy    bool // being opened or shut
+	closing bool // not shut yet, though it was tried
 	running int
 	used    time.Time
 }
@@ -59,7 +61,7 @@ func (l *lanes) wake(name string, targets []string) {
 	defer l.mu.Unlock()
 	one := l.get(name, targets)
 	switch {
-	case l.q.worker == nil, one.opening, l.isHeld(one):
+	case !l.q.delivers(), one.busy, one.closing, l.isHeld(one):
 	case one.open:
 		if l.wakeLane != nil {
 			l.wakeLane(name)
@@ -71,7 +73,7 @@ func (l *lanes) wake(name string, targets []string) {
 
 // openSoon opens a lane in the background, which looks for work at once. l.mu is held.
 func (l *lanes) openSoon(one *lane) {
-	one.opening = true
+	one.busy = true
 	workers := 0
 	for _, target := range one.targets {
 		workers = max(workers, l.q.config.concurrency(target))
@@ -80,7 +82,7 @@ func (l *lanes) openSoon(one *lane) {
 		err := l.q.engine.open(one.name, river.QueueConfig{MaxWorkers: workers})
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		one.opening, one.open = false, err == nil
+		one.busy, one.open = false, err == nil
 		if err != nil {
 			l.q.complain("opening a lane", err)
 		}
@@ -148,8 +150,13 @@ const lanesWithWork = `WITH RECURSIVE lanes(name) AS (
 ) SELECT name FROM lanes WHERE name IS NOT NULL AND name < 'fanout` + "`" + `'`
 
 // keep opens lanes in which there is work, from a time before this process or by
-// another one, and shuts those that have been idle for long.
+// another one, and shuts those that are held or have been idle for long.
 func (l *lanes) keep(ctx context.Context) error {
+	l.shutThoseWithout()
+	return l.openThoseWithWork(ctx)
+}
+
+func (l *lanes) openThoseWithWork(ctx context.Context) error {
 	names, err := l.q.store.strings(ctx, lanesWithWork)
 	if err != nil {
 		return err
@@ -163,19 +170,13 @@ func (l *lanes) keep(ctx context.Context) error {
 			l.openIfShut(name, targets)
 		}
 	}
-	for _, one := range l.idle() {
-		if err := l.q.engine.shut(ctx, one.name); err != nil {
-			return err
-		}
-		l.forget(one)
-	}
 	return nil
 }
 
 func (l *lanes) openIfShut(name string, targets []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if one := l.get(name, targets); !one.open && !one.opening && !l.isHeld(one) {
+	if one := l.get(name, targets); !one.open && !one.busy && !one.closing && !l.isHeld(one) {
 		l.openSoon(one)
 	}
 }
@@ -203,46 +204,59 @@ func (l *lanes) targets(ctx context.Context, name string) ([]string, error) {
 	return targets, err
 }
 
-func (l *lanes) idle() []*lane {
+// shutTimeout bounds the wait for a delivery that a lane fetched just when it was to be
+// shut, while which no other lane can be opened.
+const shutTimeout = 200 * time.Millisecond
+
+// shutThoseWithout shuts lanes without work, or whose targets are held.
+func (l *lanes) shutThoseWithout() {
+	for _, one := range l.without() {
+		ctx, cancel := context.WithTimeout(context.Background(), shutTimeout)
+		err := l.q.engine.shut(ctx, one.name)
+		cancel()
+		l.wasShut(one, err)
+	}
+}
+
+func (l *lanes) without() []*lane {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var idle []*lane
+	var without []*lane
 	for name, one := range l.byName {
+		held := l.isHeld(one)
 		switch {
-		case one.running > 0 || one.opening || time.Since(one.used) < idleFor:
-		case one.open:
-			one.opening = true // nobody opens it meanwhile
-			idle = append(idle, one)
-		default:
+		case one.busy, one.running > 0, time.Since(one.used) < idleFor && !held && !one.closing:
+		case one.open, one.closing:
+			one.busy = true // nobody opens it meanwhile
+			without = append(without, one)
+		case !held:
 			delete(l.byName, name)
 		}
 	}
-	return idle
+	return without
 }
 
-// forget opens a lane again if it was used while it was being shut.
-func (l *lanes) forget(one *lane) {
+// wasShut opens a lane again if it was used while it was being shut.
+func (l *lanes) wasShut(one *lane, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	one.open, one.opening = false, false
-	if time.Since(one.used) < idleFor {
+	one.open, one.busy, one.closing = false, false, err != nil
+	switch {
+	case err != nil && !errors.Is(err, context.DeadlineExceeded):
+		l.q.complain("shutting a lane", err)
+	case err != nil, l.isHeld(one):
+	case time.Since(one.used) < idleFor:
 		l.openSoon(one)
-		return
+	default:
+		delete(l.byName, one.name)
 	}
-	delete(l.byName, one.name)
 }
 
-// together names the lanes of sagas with the target.
-func (l *lanes) together(target string) []string {
+// holds reports whether one of the targets is held.
+func (l *lanes) holds(targets []string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var names []string
-	for name, one := range l.byName {
-		if len(one.targets) > 1 && slices.Contains(one.targets, target) {
-			names = append(names, name)
-		}
-	}
-	return names
+	return l.isHeld(&lane{targets: targets})
 }
 
 // revived wakes a lane in whose deliveries something was changed, wherever it is

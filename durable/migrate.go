@@ -27,7 +27,8 @@ CREATE TABLE IF NOT EXISTS @nodes (
 	id      text PRIMARY KEY,
 	seen_at bigint NOT NULL -- milliseconds, by the database's clock
 );
-CREATE INDEX IF NOT EXISTS fanout_job_order ON @job (queue, (metadata->>'fanout_order'), id) WHERE metadata->>'fanout_order' IS NOT NULL;
+CREATE INDEX IF NOT EXISTS fanout_job_ordered ON @job (queue, (metadata->>'fanout_order'), id) WHERE metadata->>'fanout_order' IS NOT NULL AND state = 'pending';
+CREATE INDEX IF NOT EXISTS fanout_job_under_way ON @job (queue, (metadata->>'fanout_order')) WHERE metadata->>'fanout_order' IS NOT NULL AND state IN ('available', 'running', 'retryable', 'scheduled');
 `
 
 // Migrate makes the tables, or brings them up to date. [Open] does it by itself.

@@ -4,9 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"sync"
 	"sync/atomic"
 
-	"github.com/riverqueue/river"
 	"github.com/tidwall/gjson"
 )
 
@@ -14,25 +14,55 @@ import (
 // not touch. The first of a key is released when no other is under way.
 
 const (
-	releaseFirst = `UPDATE @job SET state = 'available', scheduled_at = @now
-	WHERE state = 'pending' AND metadata->>'fanout_order' IS NOT NULL
-	AND NOT EXISTS (SELECT 1 FROM @job AS other WHERE other.queue = @job.queue
-		AND other.metadata->>'fanout_order' IS NOT NULL AND other.metadata->>'fanout_order' = @job.metadata->>'fanout_order'
-		AND (other.state IN ('available', 'running', 'retryable', 'scheduled') OR (other.state = 'pending' AND other.id < @job.id)))`
-	onlyOne   = ` AND queue = $1 AND metadata->>'fanout_order' = $2`
-	returning = ` RETURNING queue`
+	ordered      = "metadata->>'fanout_order' IS NOT NULL"
+	underWay     = "state IN ('available', 'running', 'retryable', 'scheduled')"
+	releaseFirst = "UPDATE @job SET state = 'available', scheduled_at = @now WHERE state = 'pending' AND id "
+	releaseOne   = releaseFirst + `= (SELECT min(id) FROM @job AS first
+		WHERE queue = $1 AND metadata->>'fanout_order' = $2 AND ` + ordered + ` AND state = 'pending')
+	AND NOT EXISTS (SELECT 1 FROM @job AS other
+		WHERE queue = $1 AND metadata->>'fanout_order' = $2 AND ` + ordered + " AND " + underWay + `)
+	RETURNING queue`
+	releaseAll = releaseFirst + `IN (SELECT min(id) FROM @job AS first
+		WHERE ` + ordered + ` AND state = 'pending' GROUP BY queue, metadata->>'fanout_order')
+	AND NOT EXISTS (SELECT 1 FROM @job AS other
+		WHERE other.queue = @job.queue AND other.metadata->>'fanout_order' = @job.metadata->>'fanout_order' AND other.` + ordered + " AND other." + underWay + `)
+	RETURNING queue`
+	complete = "UPDATE @job SET state = 'completed', finalized_at = @now WHERE state = 'running' AND id = $1"
 )
 
-// order is whether there is anything to release.
+// orderedLane is where deliveries follow each other.
+type orderedLane struct{ lane, key string }
+
+// order is what there is to release.
 type order struct {
 	seen  atomic.Bool
-	looks chan struct{}
+	looks chan struct{} // says that something is due
+
+	mu  sync.Mutex
+	due map[orderedLane]bool
+	all bool
 }
+
+func (o *order) init() { o.looks, o.due = make(chan struct{}, 1), map[orderedLane]bool{} }
 
 func (o *order) used() bool { return o.seen.Load() }
 
 // look has what was just submitted released.
-func (o *order) look() {
+func (o *order) look(one orderedLane) {
+	o.mu.Lock()
+	o.due[one] = true
+	o.mu.Unlock()
+	o.signal()
+}
+
+func (o *order) lookAtAll() {
+	o.mu.Lock()
+	o.all = true
+	o.mu.Unlock()
+	o.signal()
+}
+
+func (o *order) signal() {
 	o.seen.Store(true)
 	select {
 	case o.looks <- struct{}{}:
@@ -40,9 +70,18 @@ func (o *order) look() {
 	}
 }
 
-// followOrder releases the next delivery of a key when one has ended.
+func (o *order) take() (due map[orderedLane]bool, all bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	due, all = o.due, o.all
+	o.due, o.all = map[orderedLane]bool{}, false
+	return due, all
+}
+
+// followOrder releases the next delivery of a key when one was submitted or has
+// failed.
 func (q *Queue) followOrder(ctx context.Context) {
-	events, unsubscribe := q.engine.ended()
+	events, unsubscribe := q.engine.failed()
 	defer unsubscribe()
 	for {
 		var err error
@@ -50,12 +89,14 @@ func (q *Queue) followOrder(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-q.order.looks:
-			err = q.releaseOrdered(ctx)
+			err = q.releaseDue(ctx)
 		case event, ok := <-events:
 			if !ok {
 				return
 			}
-			err = q.releaseNext(ctx, event)
+			if key := orderKey(event.Job.Metadata); key != "" {
+				err = q.releaseNext(ctx, orderedLane{event.Job.Queue, key})
+			}
 		}
 		if err != nil && ctx.Err() == nil {
 			q.complain("releasing deliveries in order", err)
@@ -63,17 +104,42 @@ func (q *Queue) followOrder(ctx context.Context) {
 	}
 }
 
-func (q *Queue) releaseNext(ctx context.Context, event *river.Event) error {
-	key := orderKey(event.Job.Metadata)
-	if key == "" {
-		return nil
+func (q *Queue) releaseDue(ctx context.Context) error {
+	due, all := q.order.take()
+	if all {
+		return q.releaseOrdered(ctx)
 	}
-	q.order.seen.Store(true)
-	return q.release(ctx, releaseFirst+onlyOne+returning, event.Job.Queue, key)
+	var errs []error
+	for one := range due {
+		errs = append(errs, q.releaseNext(ctx, one))
+	}
+	return errors.Join(errs...)
+}
+
+func (q *Queue) releaseNext(ctx context.Context, one orderedLane) error {
+	return q.inTx(ctx, func(tx *sql.Tx) ([]string, error) {
+		return laneNames(tx.QueryContext(ctx, q.store.sql(releaseOne), one.lane, one.key))
+	})
 }
 
 func (q *Queue) releaseOrdered(ctx context.Context) error {
-	return q.release(ctx, releaseFirst+returning)
+	return q.inTx(ctx, func(tx *sql.Tx) ([]string, error) {
+		return laneNames(tx.QueryContext(ctx, q.store.sql(releaseAll)))
+	})
+}
+
+// completeInOrder notes the end of a delivery, and releases the next of its key, at
+// once: River's own note of it comes later, and finds it done.
+func (q *Queue) completeInOrder(ctx context.Context, job int64, one orderedLane) {
+	err := q.inTx(ctx, func(tx *sql.Tx) ([]string, error) {
+		if _, err := tx.ExecContext(ctx, q.store.sql(complete), job); err != nil {
+			return nil, err
+		}
+		return laneNames(tx.QueryContext(ctx, q.store.sql(releaseOne), one.lane, one.key))
+	})
+	if err != nil {
+		q.complain("releasing the next delivery in order", err)
+	}
 }
 
 func orderKey(metadata []byte) string { return gjson.GetBytes(metadata, orderField).String() }
@@ -81,7 +147,8 @@ func orderKey(metadata []byte) string { return gjson.GetBytes(metadata, orderFie
 // orderLock keeps two processes from releasing two of one key.
 const orderLock = "SELECT pg_advisory_xact_lock(7453010373645641)"
 
-func (q *Queue) release(ctx context.Context, query string, args ...any) (err error) {
+// inTx wakes the lanes in which something was released.
+func (q *Queue) inTx(ctx context.Context, release func(*sql.Tx) (lanes []string, err error)) (err error) {
 	tx, err := q.store.db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
@@ -96,7 +163,7 @@ func (q *Queue) release(ctx context.Context, query string, args ...any) (err err
 			return err
 		}
 	}
-	released, err := laneNames(tx.QueryContext(ctx, q.store.sql(query), args...))
+	released, err := release(tx)
 	if err != nil {
 		return err
 	}
@@ -104,6 +171,7 @@ func (q *Queue) release(ctx context.Context, query string, args ...any) (err err
 		return err
 	}
 	for _, lane := range released {
+		q.order.seen.Store(true)
 		q.lanes.revived(ctx, lane)
 	}
 	return nil

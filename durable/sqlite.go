@@ -15,8 +15,8 @@ import (
 // openFile opens the file with the one connection that is fastest, and in which every
 // commit is on disk when it returns.
 func openFile(path string) (*sql.DB, error) {
-	if path == "" {
-		return nil, errors.New("no path")
+	if path == "" || path == ":memory:" {
+		return nil, errors.New("is not the path of a file")
 	}
 	absolute, err := filepath.Abs(path)
 	if err != nil {

@@ -3,6 +3,7 @@ package durable
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -86,6 +87,16 @@ func (s *store) strings(ctx context.Context, query string, args ...any) ([]strin
 
 func (s *store) epoch(column string) string { return fmt.Sprintf(s.dialect.epoch, column) }
 func (s *store) json(column string) string  { return fmt.Sprintf(s.dialect.json, column) }
+
+// inJSON is a string as it stands in a column of JSON: as it was encoded for SQLite, as
+// Postgres writes it for Postgres.
+func (s *store) inJSON(text string) string {
+	var b strings.Builder
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(s.schema == "")
+	_ = encoder.Encode(text) // a string can be
+	return strings.TrimSpace(b.String())
+}
 
 // state makes a state of text.
 func (s *store) state(text string) string {

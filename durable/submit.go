@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
@@ -35,8 +37,16 @@ func (q *Queue) Submit(ctx context.Context, s *fanout.Submission) error {
 	if err != nil {
 		return fmt.Errorf("durable: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, insertTimeout)
+	if err := ctx.Err(); err != nil {
+		return q.notAccepted(err)
+	}
+	ctx, cancel := context.WithTimeout(q.untilCommitted(ctx), insertTimeout)
 	defer cancel()
+	if s.Tx() != nil {
+		if err := q.guard.owns(ctx, s.Tx()); err != nil {
+			return err
+		}
+	}
 	if _, err := q.engine.insert(ctx, s.Tx(), jobs); err != nil {
 		return q.notAccepted(err)
 	}
@@ -45,9 +55,20 @@ func (q *Queue) Submit(ctx context.Context, s *fanout.Submission) error {
 		q.lanes.wake(j.InsertOpts.Queue, args.names())
 	}
 	if s.OrderKey() != "" {
-		q.order.look()
+		for _, j := range jobs {
+			q.order.look(orderedLane{j.InsertOpts.Queue, s.OrderKey()})
+		}
 	}
 	return nil
+}
+
+// untilCommitted is a context that does not end while a commit is on its way to a
+// server, after which nobody would know whether it took place.
+func (q *Queue) untilCommitted(ctx context.Context) context.Context {
+	if q.store.schema == "" {
+		return ctx
+	}
+	return context.WithoutCancel(ctx)
 }
 
 func (q *Queue) acceptable(s *fanout.Submission) error {
@@ -59,7 +80,14 @@ func (q *Queue) acceptable(s *fanout.Submission) error {
 	}
 	size := len(s.Body)
 	for name, values := range s.Header {
-		size += len(name) + len(strings.Join(values, ""))
+		all := strings.Join(values, "")
+		if !utf8.ValidString(all) {
+			return &fanout.InvalidError{Field: "Payload.Header", Err: fmt.Errorf("%s: not UTF-8, which a durable queue cannot keep", name)}
+		}
+		size += len(name) + len(all)
+	}
+	if !utf8.ValidString(s.ContentType) {
+		return &fanout.InvalidError{Field: "Payload.ContentType", Err: errors.New("not UTF-8, which a durable queue cannot keep")}
 	}
 	if most := q.config.MaxPayloadBytes; most > 0 && size > most {
 		return &fanout.InvalidError{Field: "Payload.Body", Err: fmt.Errorf("%d bytes with its header, and the queue takes %d", size, most)}
@@ -84,6 +112,7 @@ func (q *Queue) jobs(ctx context.Context, s *fanout.Submission) ([]river.InsertM
 		return nil, err
 	}
 	if s.Chained() {
+		j.Set = laneOf(slices.Sorted(slices.Values(s.Targets)))
 		return []river.InsertManyParams{q.params(j, s, metadata)}, nil
 	}
 	jobs := make([]river.InsertManyParams, len(s.Targets))

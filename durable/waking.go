@@ -79,4 +79,4 @@ func (l *listener) Schema() string                         { return l.schema }
 func (l *listener) SetAfterConnectExec(string)             {}
 
 // errInUse is what the second process on a file gets.
-var errInUse = errors.New("another process delivers from it")
+var errInUse = errors.New("another queue, of this process or another, delivers from it")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,20 +29,47 @@ func (*worker) Timeout(*river.Job[job]) time.Duration { return -1 }
 func (*worker) NextRetry(j *river.Job[job]) time.Time { return j.Args.notBefore }
 
 // Work implements river.Worker: one round of a delivery.
-func (w *worker) Work(ctx context.Context, j *river.Job[job]) error {
-	r := round{q: w.queue, job: j}
-	done := w.queue.lanes.work(j.ID, j.Queue, j.Args.names())
-	defer done()
+func (w *worker) Work(ctx context.Context, j *river.Job[job]) (err error) {
+	defer func() {
+		if p := recover(); p != nil { // of a user's AEAD, say
+			err = fmt.Errorf("panic: %v", p)
+		}
+		err = storable(err)
+	}()
+	names := j.Args.names()
+	defer w.queue.lanes.work(j.ID, j.Queue, names)()
+	if w.queue.lanes.holds(names) {
+		return river.JobSnooze(holdSnooze)
+	}
 	j.Args.notBefore = w.queue.nextRound(j, 0)
-	var err error
+	r := round{q: w.queue, job: j}
 	if r.submission, err = w.queue.submission(&j.Args); err != nil {
-		return fmt.Errorf("payload: %w", err)
+		return r.unreadable(ctx, err)
 	}
 	ctx = j.Args.within(ctx)
 	if j.Args.Target == "" {
 		return r.chain(ctx)
 	}
 	return r.deliver(ctx)
+}
+
+const (
+	holdSnooze       = 2 * time.Second // until its lane is shut
+	unreadableSnooze = time.Minute
+)
+
+// storable is an error as River can write it to every database: one that it cannot write
+// would keep it from noting all that ended at the same time.
+func storable(err error) error {
+	var snoozed *river.JobSnoozeError
+	var cancelled *river.JobCancelError
+	switch {
+	case err == nil, errors.As(err, &snoozed), errors.Is(err, context.Canceled):
+		return err
+	case errors.As(err, &cancelled):
+		return river.JobCancel(errors.New(clean(errors.Unwrap(cancelled).Error())))
+	}
+	return errors.New(clean(err.Error()))
 }
 
 // round is one time that a delivery is tried.
@@ -51,33 +79,62 @@ type round struct {
 	submission *fanout.Submission
 }
 
+// unreadable leaves a payload alone that somebody may yet give the key for.
+func (r *round) unreadable(ctx context.Context, err error) error {
+	r.q.logger.ErrorContext(ctx, "durable: what was submitted cannot be read, and is kept until it can",
+		"dispatch_id", r.job.Args.Dispatch, "targets", r.job.Args.names(), "error", err)
+	return river.JobSnooze(jittered(unreadableSnooze))
+}
+
 func (r *round) deliver(ctx context.Context) error {
-	result := r.q.worker.Deliver(ctx, r.submission, r.job.Args.Target)
-	if result.Outcome == fanout.Delivered || result.Outcome == fanout.Degraded {
-		return r.end(ctx, []fanout.Result{result}, nil)
+	result := r.q.dispatcher().Deliver(ctx, r.submission, r.job.Args.Target)
+	if result.Outcome != fanout.Delivered && result.Outcome != fanout.Degraded {
+		return r.failed(ctx, []fanout.Result{result}, []fanout.Result{result}, result.Err)
 	}
-	return r.failed(ctx, []fanout.Result{result}, []fanout.Result{result}, result.Err)
+	if err := r.end(ctx, []fanout.Result{result}, nil); err != nil {
+		return err
+	}
+	if key := orderKey(r.job.Metadata); key != "" {
+		r.q.completeInOrder(context.WithoutCancel(ctx), r.job.ID, orderedLane{r.job.Queue, key})
+	}
+	return nil
 }
 
 // chain goes on with deliveries that depend on each other.
 func (r *round) chain(ctx context.Context) error {
 	kept, err := r.q.openJournal(ctx, r.job.ID, r.submission.DispatchID)
 	if err != nil {
-		return fmt.Errorf("journal: %w", err)
+		return r.unreadable(ctx, fmt.Errorf("its journal: %w", err))
 	}
-	results, err := r.q.worker.DeliverAll(ctx, r.submission, kept)
+	results, err := r.q.dispatcher().DeliverAll(ctx, r.submission, kept)
 	all := results.Sorted()
-	if err == nil {
+	switch {
+	case err == nil:
 		return r.end(ctx, all, nil)
+	case kept.isTorn():
+		return r.again(ctx, all, 0, err)
 	}
-	var failures []fanout.Result
-	for _, result := range all {
-		switch result.Outcome {
-		case fanout.Failed, fanout.Unknown, fanout.Rejected, fanout.CompensationFailed:
-			failures = append(failures, result)
+	return r.failed(ctx, all, unfinished(all), err)
+}
+
+// unfinished are those that keep a chain from its end. A saga that is being undone has
+// no use for what failed before.
+func unfinished(all []fanout.Result) []fanout.Result {
+	undone := slices.ContainsFunc(all, func(r fanout.Result) bool {
+		return r.Outcome == fanout.Compensated || r.Outcome == fanout.CompensationFailed
+	})
+	var left []fanout.Result
+	for _, r := range all {
+		switch r.Outcome {
+		case fanout.Failed, fanout.Unknown, fanout.Rejected:
+			if !undone {
+				left = append(left, r)
+			}
+		case fanout.CompensationFailed:
+			left = append(left, r)
 		}
 	}
-	return r.failed(ctx, all, failures, err)
+	return left
 }
 
 // failed decides what comes after a round that did not bring the delivery to an end.
@@ -92,12 +149,20 @@ func (r *round) failed(ctx context.Context, all, failures []fanout.Result, why e
 	final := len(failures) > 0
 	hint := time.Duration(0)
 	for _, f := range failures {
-		final = final && r.q.config.Final(f)
+		final = final && r.isFinal(ctx, f)
 		hint = max(hint, retryAfter(f.Err))
 	}
 	if final {
 		return r.end(ctx, all, river.JobCancel(why))
 	}
+	if errors.Is(why, fanout.ErrInvalid) { // by a definition, which somebody may mend
+		r.q.logger.WarnContext(ctx, "durable: a delivery is refused here, and tried again", "dispatch_id", r.job.Args.Dispatch, "targets", r.job.Args.names(), "error", why)
+	}
+	return r.again(ctx, all, hint, why)
+}
+
+// again has another round come, if there is one.
+func (r *round) again(ctx context.Context, all []fanout.Result, hint time.Duration, why error) error {
 	if r.job.Attempt >= r.job.MaxAttempts {
 		return r.end(ctx, all, why)
 	}
@@ -105,10 +170,19 @@ func (r *round) failed(ctx context.Context, all, failures []fanout.Result, why e
 	return why
 }
 
+func (r *round) isFinal(ctx context.Context, result fanout.Result) (final bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.q.logger.ErrorContext(ctx, "durable: Config.Final panicked; the delivery is tried again", "panic", fmt.Sprint(p))
+		}
+	}()
+	return r.q.config.Final(result)
+}
+
 // end tells the dispatcher what became of the deliveries.
 func (r *round) end(ctx context.Context, all []fanout.Result, err error) error {
 	for _, result := range all {
-		r.q.worker.Done(ctx, r.submission, result)
+		r.q.dispatcher().Done(ctx, r.submission, result)
 	}
 	return err
 }
@@ -147,6 +221,12 @@ func describe(err error) (class, text string) {
 	if err == nil {
 		return "", ""
 	}
-	text = strings.ToValidUTF8(err.Error(), "?")
-	return cmp.Or(fanout.ErrorClass(err), "_OTHER"), text[:min(len(text), 1000)]
+	return cmp.Or(fanout.ErrorClass(err), "_OTHER"), clean(err.Error())
+}
+
+const mostText = 1000 // bytes
+
+// clean is a text that every database takes.
+func clean(text string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(text[:min(len(text), mostText)], "?"), "\x00", "?")
 }

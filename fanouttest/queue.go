@@ -187,8 +187,9 @@ func outlivesItsContext(t *testing.T, q fanout.Queue) {
 func closeDrains(t *testing.T, q fanout.Queue) {
 	t.Helper()
 	begun, proceed := make(chan struct{}), make(chan struct{})
+	var once sync.Once // what comes late may yet be accepted
 	target := fanout.Target{Name: "ledger", Sender: fanout.SenderFunc(func(context.Context, *fanout.Request) (*fanout.Response, error) {
-		close(begun)
+		once.Do(func() { close(begun) })
 		<-proceed
 		return nil, nil
 	})}
