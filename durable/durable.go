@@ -97,7 +97,7 @@ func OpenPostgres(pool *pgxpool.Pool, config Config) (*Queue, error) {
 }
 
 // New keeps deliveries in the tables of a River that exists, by its own driver. db is
-// the same database, for tables beside River's. In a schema that is shared with
+// the same database, for tables beside River's; the caller closes it, after the dispatcher. In a schema that is shared with
 // other jobs, every client must keep discarded and cancelled jobs for ever, as they
 // are dead letters: see DiscardedJobRetentionPeriod and CancelledJobRetentionPeriod in
 // River's Config.
@@ -131,6 +131,14 @@ func New[Tx any](driver riverdriver.Driver[Tx], db *sql.DB, config Config) (*Que
 	return q, err
 }
 
+// Ready reports whether the database can be reached and is migrated.
+func (q *Queue) Ready(ctx context.Context) error {
+	if err := q.engine.validate(ctx); err != nil {
+		return fmt.Errorf("durable: %w", err)
+	}
+	return nil
+}
+
 // DB is the database, for tables of your own beside the queue's.
 func (q *Queue) DB() *sql.DB { return q.store.db }
 
@@ -146,8 +154,8 @@ func (q *Queue) Start(worker fanout.Worker) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	if err := q.engine.validate(ctx); err != nil {
-		return fmt.Errorf("durable: %w", err)
+	if err := q.Ready(ctx); err != nil {
+		return err
 	}
 	if q.config.SubmitOnly {
 		return nil

@@ -27,7 +27,6 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // an example's own
 	file := filepath.Join(dir, "deliveries.db")
 	email, crm := fanouttest.NewSender(), fanouttest.NewSender()
 	targets := []fanout.Target{email.Target("email"), crm.Target("crm")}
@@ -61,7 +60,6 @@ func Example_outbox() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // an example's own
 	queue, err := durable.Open(filepath.Join(dir, "deliveries.db"), durable.Config{})
 	if err != nil {
 		log.Fatal(err)
@@ -124,10 +122,12 @@ func TestTheExamplesForPostgresRun(t *testing.T) {
 	pool := pgtest.Connect(t, url)
 	_, err = pool.Exec(ctx, "CREATE SCHEMA yours")
 	require.NoError(t, err)
-	queue, err = durable.New(riverpgxv5.New(pool), stdlib.OpenDBFromPool(pool), durable.Config{Schema: "yours"})
+	db := stdlib.OpenDBFromPool(pool) // yours to close, after the dispatcher
+	queue, err = durable.New(riverpgxv5.New(pool), db, durable.Config{Schema: "yours"})
 	require.NoError(t, err)
 	require.NoError(t, queue.Migrate(ctx))
 	require.NoError(t, queue.Close(ctx))
+	require.NoError(t, db.Close())
 }
 
 func TestTheExamplesForDeadLettersRun(t *testing.T) {

@@ -2,8 +2,14 @@ package durable
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // ownTables is what there is beside River's.
@@ -31,8 +37,29 @@ CREATE INDEX IF NOT EXISTS fanout_job_ordered ON @job (queue, (metadata->>'fanou
 CREATE INDEX IF NOT EXISTS fanout_job_under_way ON @job (queue, (metadata->>'fanout_order')) WHERE metadata->>'fanout_order' IS NOT NULL AND state IN ('available', 'running', 'retryable', 'scheduled');
 `
 
-// Migrate makes the tables, or brings them up to date. [Open] does it by itself.
+// Migrate makes the tables, or brings them up to date. [Open] does it by itself. Several
+// processes may do it at the same time.
 func (q *Queue) Migrate(ctx context.Context) error {
+	for tries := 0; ; tries++ {
+		err := q.migrate(ctx)
+		if tries == 10 || !madeByAnother(err) {
+			return err
+		}
+		select {
+		case <-time.After(100*time.Millisecond + rand.N(200*time.Millisecond)):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// madeByAnother reports whether another process has just made what was to be made.
+func madeByAnother(err error) bool {
+	var e *pgconn.PgError
+	return errors.As(err, &e) && slices.Contains([]string{"23505", "42P06", "42P07", "42710", "42701", "40P01"}, e.Code)
+}
+
+func (q *Queue) migrate(ctx context.Context) error {
 	if schema := q.store.schema; schema != "" {
 		if _, err := q.store.exec(ctx, "CREATE SCHEMA IF NOT EXISTS "+schema); err != nil {
 			return fmt.Errorf("durable: %w", err)

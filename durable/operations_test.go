@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -133,6 +134,23 @@ func TestTheMigrationsShownAreThoseThatAreRun(t *testing.T) {
 	var results fanouttest.Results
 	d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{fanouttest.NewSender().Target("ledger")}, OnResult: results.OnResult})
 	assert.Equal(t, fanout.Delivered, wait(t, &results, submit(t, d, "entry"))["ledger"].Outcome)
+}
+
+func TestManyProcessesMayMigrateAtOnce(t *testing.T) {
+	_, url := pgtest.Pool(t)
+	var all sync.WaitGroup
+	for range 5 {
+		pool := pgtest.Connect(t, url)
+		all.Go(func() {
+			q, err := durable.OpenPostgres(pool, durable.Config{})
+			if assert.NoError(t, err) {
+				assert.NoError(t, q.Migrate(t.Context()))
+				assert.NoError(t, q.Ready(t.Context()))
+				assert.NoError(t, q.Close(t.Context()))
+			}
+		})
+	}
+	all.Wait()
 }
 
 func TestADatabaseThatIsAwayAcceptsNothing(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"github.com/schollz/progressbar/v3"
 
@@ -21,9 +22,9 @@ import (
 
 // call is one command and what it needs.
 type call struct {
-	queue         *durable.Queue
-	out, progress io.Writer
-	flags         *flag.FlagSet
+	queue     *durable.Queue
+	out, bars io.Writer
+	flags     *flag.FlagSet
 }
 
 var commands = map[string]func(context.Context, *call, []string) error{
@@ -32,8 +33,8 @@ var commands = map[string]func(context.Context, *call, []string) error{
 	"inspect": inspect,
 	"replay":  func(ctx context.Context, c *call, args []string) error { return c.each(ctx, args, replaying) },
 	"discard": func(ctx context.Context, c *call, args []string) error { return c.each(ctx, args, discarding) },
-	"hold":    func(ctx context.Context, c *call, args []string) error { return c.target(ctx, args, c.queue.Hold) },
-	"resume":  func(ctx context.Context, c *call, args []string) error { return c.target(ctx, args, c.queue.Resume) },
+	"hold":    hold,
+	"resume":  resume,
 	"migrate": migrate,
 }
 
@@ -90,20 +91,34 @@ func dead(ctx context.Context, c *call, args []string) error {
 // shown is an inspection as JSON.
 type shown struct {
 	*durable.Inspection
-	ContentType    string              `json:"content_type,omitempty"`
-	Header         map[string][]string `json:"header,omitempty"`
-	Body           string              `json:"body"`
-	IdempotencyKey string              `json:"idempotency_key"`
-	Rounds         []shownRound        `json:"history"`
+	ContentType string              `json:"content_type,omitempty"`
+	Header      map[string][]string `json:"header,omitempty"`
+	shownBody
+	PayloadKey string       `json:"payload_key"` // of which targets' keys are made
+	Rounds     []shownRound `json:"history"`
+}
+
+// shownBody is text if it can be.
+type shownBody struct {
+	Text  string `json:"body,omitempty"`
+	Bytes []byte `json:"body_base64,omitempty"`
+}
+
+func showBody(body []byte) shownBody {
+	if utf8.Valid(body) {
+		return shownBody{Text: string(body)}
+	}
+	return shownBody{Bytes: body}
 }
 
 type shownRound struct {
-	Target   string         `json:"target"`
-	Outcome  fanout.Outcome `json:"outcome"`
-	Error    string         `json:"error,omitempty"`
-	Status   int            `json:"status,omitempty"`
-	Answer   string         `json:"answer,omitempty"`
-	Attempts []shownAttempt `json:"attempts"`
+	Target         string         `json:"target"`
+	IdempotencyKey string         `json:"idempotency_key,omitempty"`
+	Outcome        fanout.Outcome `json:"outcome"`
+	Error          string         `json:"error,omitempty"`
+	Status         int            `json:"status,omitempty"`
+	Answer         *shownBody     `json:"answer,omitempty"`
+	Attempts       []shownAttempt `json:"attempts"`
 }
 
 type shownAttempt struct {
@@ -138,11 +153,12 @@ func inspect(ctx context.Context, c *call, args []string) error {
 
 func show(one *durable.Inspection) *shown {
 	p := one.Payload
-	s := &shown{Inspection: one, ContentType: p.ContentType, Header: p.Header, Body: string(p.Body), IdempotencyKey: p.IdempotencyKey}
+	s := &shown{Inspection: one, ContentType: p.ContentType, Header: p.Header, shownBody: showBody(p.Body), PayloadKey: p.IdempotencyKey}
 	for _, r := range one.History {
-		round := shownRound{Target: r.Target, Outcome: r.Outcome, Error: text(r.Err)}
+		round := shownRound{Target: r.Target, IdempotencyKey: r.IdempotencyKey, Outcome: r.Outcome, Error: text(r.Err)}
 		if r.Response != nil {
-			round.Status, round.Answer = r.Response.StatusCode, string(r.Response.Body)
+			answer := showBody(r.Response.Body)
+			round.Status, round.Answer = r.Response.StatusCode, &answer
 		}
 		for _, a := range r.Attempts {
 			round.Attempts = append(round.Attempts, shownAttempt{a.Start, a.Duration.Round(time.Microsecond).String(), a.RequestID, a.StatusCode, text(a.Err)})
@@ -157,7 +173,7 @@ func (s *shown) print(out io.Writer) error {
 	for _, line := range [][2]string{
 		{"dead letter", strconv.FormatInt(s.ID, 10)}, {"target", s.Target}, {"dispatch", s.DispatchID}, {"correlation", s.CorrelationID},
 		{"submitted", s.Submitted.UTC().Format(time.RFC3339)}, {"died", s.Died.UTC().Format(time.RFC3339)},
-		{"error", s.Error}, {"content type", s.ContentType}, {"payload", s.Body},
+		{"error", s.Error}, {"payload key", s.PayloadKey}, {"content type", s.ContentType}, {"payload", s.Text + string(s.Bytes)},
 	} {
 		fmt.Fprintf(table, "%s\t%s\n", line[0], plain(line[1]))
 	}
@@ -166,8 +182,11 @@ func (s *shown) print(out io.Writer) error {
 		for _, a := range round.Attempts {
 			fmt.Fprintf(table, "  attempt\t%s  %s  %s  %s\n", a.Start.UTC().Format(time.RFC3339Nano), a.Duration, plain(a.RequestID), plain(a.Error))
 		}
-		if round.Status != 0 || round.Answer != "" {
-			fmt.Fprintf(table, "  answer\t%d %s\n", round.Status, plain(round.Answer))
+		if round.IdempotencyKey != "" {
+			fmt.Fprintf(table, "  key\t%s\n", plain(round.IdempotencyKey))
+		}
+		if a := round.Answer; a != nil {
+			fmt.Fprintf(table, "  answer\t%d %s\n", round.Status, plain(a.Text+string(a.Bytes)))
 		}
 	}
 	return table.Flush()
@@ -200,22 +219,28 @@ func (c *call) each(ctx context.Context, args []string, d deed) error {
 	case bulk == (len(ids) > 0):
 		return fmt.Errorf("give either IDs, or a filter or -all: %w", errUsage)
 	case !bulk:
-		for _, id := range ids {
-			if err := d.one(c.queue, ctx, id); err != nil {
-				return err
-			}
-		}
-		return c.done(d, len(ids))
+		return c.eachOf(ctx, ids, d)
 	}
 	var bar *progressbar.ProgressBar
 	n, err := d.all(c.queue, ctx, filter.Filter, durable.Bulk{PerSecond: *perSecond, Progress: func(done, total int) {
 		if bar == nil {
-			bar = progressbar.NewOptions(total, progressbar.OptionSetWriter(c.progress), progressbar.OptionSetDescription(d.doing),
-				progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetWidth(30), progressbar.OptionOnCompletion(func() { fmt.Fprintln(c.progress) }))
+			bar = progressbar.NewOptions(total, progressbar.OptionSetWriter(c.bars), progressbar.OptionSetDescription(d.doing),
+				progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetWidth(30), progressbar.OptionOnCompletion(func() { fmt.Fprintln(c.bars) }))
 		}
 		_ = bar.Set(done)
 	}})
 	return errors.Join(err, c.done(d, n))
+}
+
+// eachOf goes on with the others if one cannot be done.
+func (c *call) eachOf(ctx context.Context, ids []int64, d deed) error {
+	var errs []error
+	for _, id := range ids {
+		if err := d.one(c.queue, ctx, id); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(append(errs, c.done(d, len(ids)-len(errs)))...)
 }
 
 func (c *call) done(d deed, n int) error {
@@ -223,11 +248,45 @@ func (c *call) done(d deed, n int) error {
 	return err
 }
 
-func (c *call) target(ctx context.Context, args []string, do func(context.Context, string) error) error {
+func hold(ctx context.Context, c *call, args []string) error {
 	if err := c.parse(args, 1); err != nil {
 		return err
 	}
-	return do(ctx, c.flags.Arg(0))
+	target := c.flags.Arg(0)
+	if err := c.queue.Hold(ctx, target); err != nil {
+		return err
+	}
+	backlog, err := c.queue.Backlog(ctx)
+	if err != nil {
+		return err
+	}
+	for _, b := range backlog {
+		if b.Target == target && b.Deliveries+b.DeadLetters > 0 {
+			_, err := fmt.Fprintf(c.out, "%s: held, %d waiting\n", plain(target), b.Deliveries)
+			return err
+		}
+	}
+	_, err = fmt.Fprintf(c.out, "%s: held; nothing is known of a target of this name: is it spelt right?\n", plain(target))
+	return err
+}
+
+func resume(ctx context.Context, c *call, args []string) error {
+	if err := c.parse(args, 1); err != nil {
+		return err
+	}
+	target := c.flags.Arg(0)
+	held, err := c.queue.Held(ctx)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(held, target) {
+		return fmt.Errorf("%s is not held", plain(target))
+	}
+	if err := c.queue.Resume(ctx, target); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(c.out, "%s: resumed\n", plain(target))
+	return err
 }
 
 func migrate(ctx context.Context, c *call, args []string) error {
@@ -257,7 +316,7 @@ func (c *call) parse(args []string, want int) error {
 		args = c.flags.Args()[1:]
 	}
 	if want >= 0 && len(rest) != want {
-		return fmt.Errorf("%d arguments, not %d: %w", want, len(rest), errUsage)
+		return fmt.Errorf("takes %d arguments, and %d are given: %w", want, len(rest), errUsage)
 	}
 	return c.flags.Parse(append([]string{"--"}, rest...))
 }
@@ -275,7 +334,7 @@ func (c *call) filter() *filterFlags {
 }
 
 func moment(s string) (time.Time, error) {
-	if ago, err := time.ParseDuration(s); err == nil {
+	if ago, err := time.ParseDuration(s); err == nil && ago >= 0 {
 		return time.Now().Add(-ago), nil
 	}
 	t, err := time.Parse(time.RFC3339, s)

@@ -36,26 +36,34 @@ Commands:
 FILTER:
   -target NAME  -class CLASS (such as 503 or timeout)  -since T  -until T
   T is a time as 2006-01-02T15:04:05Z, or how long ago, such as 90m
-Bulk replay and discard: -rate N a second, 50 by default.
+Bulk replay and discard: -rate N a second, 50 by default; negative is as fast as can be.
 dead and inspect: -json.
 `
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
+	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr, bars()); err != nil {
 		fmt.Fprintln(os.Stderr, "fanoutctl:", err)
 		os.Exit(1) //nolint:gocritic // nothing is left to be done
 	}
 }
 
+// bars shows progress to people alone.
+func bars() io.Writer {
+	if info, err := os.Stderr.Stat(); err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return io.Discard
+	}
+	return os.Stderr
+}
+
 // errUsage is that the command line cannot be understood.
 var errUsage = errors.New("see fanoutctl -h")
 
-func run(ctx context.Context, args []string, out, progress io.Writer) error {
+func run(ctx context.Context, args []string, out, said, bars io.Writer) error {
 	flags := flag.NewFlagSet("fanoutctl", flag.ContinueOnError)
-	flags.SetOutput(progress)
-	flags.Usage = func() { fmt.Fprint(progress, usage) }
+	flags.SetOutput(said)
+	flags.Usage = func() { fmt.Fprint(said, usage) }
 	database := flags.String("db", os.Getenv("FANOUT_DATABASE"), "")
 	schema := flags.String("schema", "", "")
 	switch err := flags.Parse(args); {
@@ -72,12 +80,21 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	if !known {
 		return fmt.Errorf("no command %q: %w", flags.Arg(0), errUsage)
 	}
+	if rest := flags.Args()[1:]; len(rest) > 0 && (rest[0] == "-h" || rest[0] == "-help" || rest[0] == "--help") {
+		flags.Usage()
+		return nil
+	}
 	queue, done, err := open(ctx, *database, *schema)
 	if err != nil {
 		return err
 	}
 	defer done()
-	c := &call{queue: queue, out: out, progress: progress, flags: flag.NewFlagSet(flags.Arg(0), flag.ContinueOnError)}
+	if flags.Arg(0) != "migrate" {
+		if err := queue.Ready(ctx); err != nil {
+			return fmt.Errorf("%w; fanoutctl migrate does it", err)
+		}
+	}
+	c := &call{queue: queue, out: out, bars: bars, flags: flag.NewFlagSet(flags.Arg(0), flag.ContinueOnError)}
 	c.flags.SetOutput(io.Discard)
 	if err := command(ctx, c, flags.Args()[1:]); err != nil {
 		return fmt.Errorf("%s: %w", flags.Arg(0), err)

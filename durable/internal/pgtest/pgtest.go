@@ -18,6 +18,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/goleak"
 )
 
 // Server is a PostgreSQL of a test's own.
@@ -37,15 +38,22 @@ var shared struct {
 	mu     sync.Mutex
 }
 
-// Main runs the tests, and stops the shared server after them.
+// Main runs the tests, stops the shared server after them, and looks for goroutines
+// that are left.
 func Main(m *testing.M) int {
-	defer func() {
-		if s := shared.server; s != nil {
-			s.Kill()
-			_ = os.RemoveAll(s.dir)
-		}
-	}()
-	return m.Run()
+	code := m.Run()
+	if s := shared.server; s != nil {
+		s.Kill()
+		_ = os.RemoveAll(s.dir)
+	}
+	if code != 0 {
+		return code
+	}
+	if err := goleak.Find(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
 }
 
 // Pool returns a pool on a database of its own, in the server that FANOUT_TEST_POSTGRES
