@@ -152,7 +152,7 @@ const lanesWithWork = `WITH RECURSIVE lanes(name) AS (
 // keep opens lanes in which there is work, from a time before this process or by
 // another one, and shuts those that are held or have been idle for long.
 func (l *lanes) keep(ctx context.Context) error {
-	l.shutThoseWithout()
+	l.shutThoseWithout(ctx)
 	return l.openThoseWithWork(ctx)
 }
 
@@ -209,9 +209,9 @@ func (l *lanes) targets(ctx context.Context, name string) ([]string, error) {
 const shutTimeout = 200 * time.Millisecond
 
 // shutThoseWithout shuts lanes without work, or whose targets are held.
-func (l *lanes) shutThoseWithout() {
+func (l *lanes) shutThoseWithout(ctx context.Context) {
 	for _, one := range l.without() {
-		ctx, cancel := context.WithTimeout(context.Background(), shutTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutTimeout)
 		err := l.q.engine.shut(ctx, one.name)
 		cancel()
 		l.wasShut(one, err)
