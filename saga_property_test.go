@@ -18,7 +18,7 @@ import (
 )
 
 var (
-	seeds     = flag.Int("seeds", 1000, "how many random sagas to run")
+	seeds     = flag.Int("seeds", 200, "how many random sagas to run")
 	firstSeed = flag.Uint64("seed", 1, "the first one's seed")
 )
 
