@@ -237,6 +237,30 @@ func TestAFetchThatNobodyWaitsForEndsWithItsDispatcher(t *testing.T) {
 	})
 }
 
+func TestAFetchThatWasGivenUpIsJoinedByNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls atomic.Int64
+		crm := withTokens(via("crm", answering(200)), fanout.TokenSourceFunc(func(ctx context.Context) (fanout.Token, error) {
+			if calls.Add(1) > 1 {
+				return fanout.Token{Value: fanout.NewSecret("t-2")}, nil
+			}
+			<-ctx.Done()
+			time.Sleep(time.Second) // and takes its time to end
+			return fanout.Token{}, ctx.Err()
+		}))
+		first, other := newDispatcher(t, crm), newDispatcher(t, crm)
+		hurried, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		dispatch(hurried, first)
+		require.NoError(t, first.Close(t.Context()))
+		synctest.Wait()
+		for range 2 {
+			assert.Equal(t, fanout.Delivered, dispatch(t.Context(), other)["crm"].Outcome)
+			time.Sleep(2 * time.Second)
+		}
+	})
+}
+
 func TestATokenThatHasExpiredAlreadyIsNoToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source := &tokens{lives: -time.Second}

@@ -33,8 +33,8 @@ func (f TokenSourceFunc) Token(ctx context.Context) (Token, error) { return f(ct
 // second it uses the old one too. After a 401 it fetches another, at most once a second.
 //
 // If fetching fails, all who wait fail at once, with [ErrAuth], and for a second so
-// does everybody else: a token endpoint that is down is not stormed. In the background
-// a delivery waits for it, as it does for an open circuit. Nothing of that counts in
+// does everybody else: a token endpoint that is down is not stormed. With the queue in
+// memory a delivery waits for it, as it does for an open circuit. Nothing of that counts in
 // a target's breaker. One TokenAuth may serve several targets, and dispatchers.
 func TokenAuth(source TokenSource) Refresher { return &tokenAuth{source: source} }
 
@@ -217,14 +217,19 @@ func (a *tokenAuth) end(f *fetch, token Token, err error) {
 	case !token.Expires.IsZero() && !now.Before(token.Expires):
 		err = errors.New("it has expired already")
 	}
-	a.fetch, a.failure = nil, nil
 	if err != nil {
-		a.failure, a.failedAt = &noTokenError{withoutURL(err)}, now
+		f.err = &noTokenError{withoutURL(err)}
+	}
+	close(f.done)
+	if a.fetch != f {
+		return // it was given up
+	}
+	a.fetch, a.failure = nil, f.err
+	if err != nil {
+		a.failedAt = now
 	} else {
 		a.token, a.fetched = token, now
 	}
-	f.err = a.failure
-	close(f.done)
 }
 
 // noTokenError is what may be over in a while.
@@ -252,5 +257,8 @@ func (a *tokenAuth) leave(f *fetch, waiting int) {
 	f.orphaned = f.orphaned || waiting == 0
 	if f.orphaned && f.waiting == 0 {
 		f.cancel()
+		if a.fetch == f {
+			a.fetch = nil
+		}
 	}
 }

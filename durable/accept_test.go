@@ -3,6 +3,7 @@ package durable_test
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"net/http"
@@ -137,6 +138,8 @@ func TestATransactionOfAnotherFileIsRefused(t *testing.T) {
 	_, err = d.Submit(t.Context(), "entry", fanout.InTx(tx))
 	require.ErrorIs(t, err, fanout.ErrInvalid)
 	require.ErrorContains(t, err, "fanout: InTx: is a transaction of ")
+	_, err = d.Submit(t.Context(), "entry", fanout.InTx((*sql.Tx)(nil)))
+	require.EqualError(t, err, "fanout: InTx: is nil")
 	require.NoError(t, tx.Rollback())
 	require.NoError(t, other.Close(t.Context()))
 }

@@ -17,7 +17,8 @@ type Config struct {
 	// Schedule is how long to wait after each round that failed. A round is what
 	// [fanout.Policy] allows: a few attempts within its Timeout. After the last one
 	// the delivery is a dead letter. Up to a fifth is added to each wait at random,
-	// and a target's Retry-After is waited for if that is longer. Default
+	// and a target's Retry-After, up to 24 h, is waited for if that is longer. No wait
+	// is longer than a year. Default
 	// [StandardSchedule].
 	Schedule []time.Duration
 	// Concurrency is how many deliveries to one target are under way at once in this
@@ -128,6 +129,9 @@ func checkSchedule(field string, schedule []time.Duration) error {
 	}
 	if i := slices.IndexFunc(schedule, func(d time.Duration) bool { return d < 0 }); i >= 0 {
 		return invalid(fmt.Sprintf("%s[%d]", field, i), "%v is negative", schedule[i])
+	}
+	if i := slices.IndexFunc(schedule, func(d time.Duration) bool { return d > 365*24*time.Hour }); i >= 0 {
+		return invalid(fmt.Sprintf("%s[%d]", field, i), "%v is more than a year", schedule[i])
 	}
 	if i := slices.IndexFunc(schedule, func(d time.Duration) bool { return d > 0 && d < time.Millisecond }); i >= 0 {
 		return invalid(fmt.Sprintf("%s[%d]", field, i), "%v is less than 1ms: is its unit missing?", schedule[i])

@@ -98,7 +98,7 @@ func (q *Queue) where(f Filter, args []any) (string, []any) {
 	}
 	if f.Target != "" {
 		add("(coalesce(target, '') = $%[1]d", f.Target)
-		args = append(args, "%"+likeEscaper.Replace(q.store.inJSON(f.Target))+"%")
+		args = append(args, q.store.holding(f.Target))
 		fmt.Fprintf(&b, " OR (coalesce(target, '') = '' AND targets LIKE $%d ESCAPE '!'))", len(args))
 	}
 	if f.Class != "" {
@@ -112,8 +112,6 @@ func (q *Queue) where(f Filter, args []any) (string, []any) {
 	}
 	return b.String(), args
 }
-
-var likeEscaper = strings.NewReplacer("!", "!!", "%", "!%", "_", "!_")
 
 func (q *Queue) scanDead(ctx context.Context, query string, args []any) ([]DeadLetter, error) {
 	var page []DeadLetter

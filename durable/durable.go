@@ -44,6 +44,7 @@ type Queue struct {
 	logger *slog.Logger
 	lanes  lanes
 	order  order
+	holds  sync.Mutex // while they are read
 
 	worker atomic.Pointer[fanout.Worker] // nil until Start, and if it only submits
 

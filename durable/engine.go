@@ -31,6 +31,7 @@ type engine interface {
 }
 
 type riverEngine[Tx any] struct {
+	driver   riverdriver.Driver[Tx]
 	client   *river.Client[Tx]
 	migrator *rivermigrate.Migrator[Tx]
 	schema   string
@@ -63,7 +64,7 @@ func newEngine[Tx any](driver riverdriver.Driver[Tx], q *Queue) (engine, error) 
 	if err != nil {
 		return nil, fmt.Errorf("durable: %w", err)
 	}
-	return &riverEngine[Tx]{client, migrator, q.store.schema}, nil
+	return &riverEngine[Tx]{driver, client, migrator, q.store.schema}, nil
 }
 
 // A lane fetches at once when woken, at most this often; and looks by itself this
@@ -113,7 +114,7 @@ func (e *riverEngine[Tx]) stop(ctx context.Context) error {
 
 func (e *riverEngine[Tx]) insert(ctx context.Context, tx any, jobs []river.InsertManyParams) ([]*rivertype.JobInsertResult, error) {
 	if tx == nil {
-		return e.client.InsertMany(ctx, jobs)
+		return e.insertOwn(ctx, jobs)
 	}
 	own, ok := tx.(Tx)
 	if !ok {
@@ -123,12 +124,35 @@ func (e *riverEngine[Tx]) insert(ctx context.Context, tx any, jobs []river.Inser
 	return e.client.InsertManyTx(ctx, own, jobs)
 }
 
+// insertOwn is in a transaction of its own. Once it is being committed to a server it
+// does not end with ctx, after which nobody would know whether it took place.
+func (e *riverEngine[Tx]) insertOwn(ctx context.Context, jobs []river.InsertManyParams) ([]*rivertype.JobInsertResult, error) {
+	if e.schema == "" {
+		return e.client.InsertMany(ctx, jobs)
+	}
+	tx, err := e.driver.GetExecutor().Begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	committing, cancel := context.WithTimeout(context.WithoutCancel(ctx), insertTimeout)
+	defer cancel()
+	inserted, err := e.client.InsertManyTx(ctx, e.driver.UnwrapTx(tx), jobs)
+	if err != nil {
+		return nil, errors.Join(err, tx.Rollback(committing))
+	}
+	return inserted, tx.Commit(committing)
+}
+
+// open leaves nothing behind if it fails: River keeps a queue that it could not start, and
+// would take it for one that works.
 func (e *riverEngine[Tx]) open(lane string, config river.QueueConfig) error {
 	err := e.client.Queues().Add(lane, config)
-	if _, there := errors.AsType[*river.QueueAlreadyAddedError](err); there {
+	if err == nil {
 		return nil
 	}
-	return err
+	ctx, cancel := context.WithTimeout(context.Background(), shutTimeout)
+	defer cancel()
+	return errors.Join(err, e.shut(ctx, lane))
 }
 
 func (e *riverEngine[Tx]) shut(ctx context.Context, lane string) error {

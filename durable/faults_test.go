@@ -3,6 +3,8 @@ package durable_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/http"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -23,6 +25,10 @@ func TestAnErrorThatADatabaseCannotWriteIsWrittenAllTheSame(t *testing.T) {
 			"final":     func(*fanout.Request) error { return fanout.Permanent(errors.New(long)) },
 			"not final": func(*fanout.Request) error { return errors.New(long) },
 			"panic":     func(*fanout.Request) error { panic(long) },
+			"cancelled": func(*fanout.Request) error { return fmt.Errorf("%s: %w", long, context.Canceled) },
+			"final, cancelled": func(*fanout.Request) error {
+				return fanout.Permanent(fmt.Errorf("%s: %w", long, context.Canceled))
+			},
 		} {
 			t.Run(name, func(t *testing.T) {
 				q, _ := open(t, durable.Config{Schedule: fast(1)})
@@ -135,6 +141,55 @@ func TestAProcessThatDrainsForLongIsNotTakenOverFrom(t *testing.T) {
 	dispatcher(t, again(t, durable.Config{TakeOver: 2 * time.Second}), config)
 	closeNow(t, d)
 	assert.EqualValues(t, 1, made.Load())
+}
+
+func TestALaneThatCouldNotBeOpenedIsOpenedLater(t *testing.T) {
+	q, _ := inPostgres(t, durable.Config{})
+	ledger := fanouttest.NewSender()
+	d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{ledger.Target("ledger")}})
+	_, err := q.DB().Exec("ALTER TABLE fanout.river_queue RENAME TO away")
+	require.NoError(t, err)
+	submit(t, d, "entry")
+	time.Sleep(500 * time.Millisecond) // until it has been tried
+	assert.Zero(t, ledger.Count())
+	_, err = q.DB().Exec("ALTER TABLE fanout.away RENAME TO river_queue")
+	require.NoError(t, err)
+	eventually(t, func() bool { return ledger.Count() == 1 }, "it to arrive")
+}
+
+func TestARetryAfterOfYearsIsWaitedForOneDay(t *testing.T) {
+	q, _ := inFile(t, durable.Config{Schedule: []time.Duration{time.Hour}})
+	api := fanouttest.NewTarget(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Retry-After", "9223372036")
+		w.WriteHeader(http.StatusServiceUnavailable)
+	})
+	d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{api.Target("crm")}})
+	submit(t, d, "entry")
+	eventually(t, func() bool {
+		var waits int
+		row := q.DB().QueryRow("SELECT count(*) FROM river_job WHERE state = 'retryable' AND scheduled_at BETWEEN datetime('now', '+23 hours') AND datetime('now', '+30 hours')")
+		return row.Scan(&waits) == nil && waits == 1
+	}, "it to be put off for a day")
+	assert.Equal(t, 1, api.Count())
+}
+
+func TestASubmitThatWaitsForPostgresEndsWithItsContext(t *testing.T) {
+	q, _ := inPostgres(t, durable.Config{})
+	ledger := fanouttest.NewSender()
+	d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{ledger.Target("ledger")}})
+	tx, err := q.DB().Begin()
+	require.NoError(t, err)
+	_, err = tx.Exec("LOCK TABLE fanout.river_job IN ACCESS EXCLUSIVE MODE")
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	_, err = d.Submit(ctx, "entry")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	assert.Less(t, time.Since(began), 5*time.Second, "less than a Submit without an end would take")
+	require.NoError(t, tx.Rollback())
+	submit(t, d, "later")
+	eventually(t, func() bool { return ledger.Count() == 1 }, "what was accepted, and nothing else")
 }
 
 func TestATargetThatIsNoneAnyMoreIsToldBeforeItsDeliveryDies(t *testing.T) {

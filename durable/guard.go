@@ -77,8 +77,11 @@ const fileOf = "SELECT file FROM pragma_database_list WHERE name = 'main'"
 
 func (g *fileGuard) owns(ctx context.Context, tx any) error {
 	given, ok := tx.(*sql.Tx)
-	if !ok {
+	switch {
+	case !ok:
 		return nil // and is refused as such
+	case given == nil:
+		return &fanout.InvalidError{Field: "InTx", Err: errors.New("is nil")}
 	}
 	var its string
 	if err := given.QueryRowContext(ctx, fileOf).Scan(&its); err != nil {

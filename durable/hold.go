@@ -25,11 +25,16 @@ func (q *Queue) Hold(ctx context.Context, target string) error {
 	return nil
 }
 
+const snoozedFor = "UPDATE @job SET scheduled_at = @now WHERE kind = 'fanout' AND state = 'available' AND scheduled_at > @now AND " + isFor
+
 // Resume undoes [Queue.Hold].
 func (q *Queue) Resume(ctx context.Context, target string) error {
 	_, err := q.store.exec(ctx, "DELETE FROM @holds WHERE target = $1", target)
 	if err == nil {
 		err = q.readHolds(ctx)
+	}
+	if err == nil {
+		_, err = q.store.exec(ctx, snoozedFor, target, q.store.holding(target))
 	}
 	if err == nil && q.delivers() {
 		err = q.lanes.openThoseWithWork(ctx)
@@ -45,7 +50,10 @@ func (q *Queue) Held(ctx context.Context) ([]string, error) {
 	return q.store.strings(ctx, "SELECT target FROM @holds ORDER BY target")
 }
 
+// readHolds does not let an older reading overtake a newer one.
 func (q *Queue) readHolds(ctx context.Context) error {
+	q.holds.Lock()
+	defer q.holds.Unlock()
 	held, err := q.Held(ctx)
 	if err == nil {
 		q.lanes.hold(held)

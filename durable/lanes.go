@@ -33,6 +33,7 @@ type lane struct {
 	closing bool // not shut yet, though it was tried
 	running int
 	used    time.Time
+	barred  time.Time // since when nothing is let through to its targets; zero if something is
 }
 
 func (l *lanes) init(q *Queue) {
@@ -106,6 +107,27 @@ func (l *lanes) work(id int64, name string, targets []string) (done func()) {
 		if one.used.Sub(began) < lostAfter/2 {
 			delete(l.ends, id)
 		}
+	}
+}
+
+// postponed is how long to leave a lane's targets alone that let nothing through: as
+// long as that lasts already, so that a large backlog does not keep the database busy.
+func (l *lanes) postponed(name string, targets []string) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	one := l.get(name, targets)
+	if one.barred.IsZero() {
+		one.barred = time.Now()
+	}
+	return min(max(time.Since(one.barred), 2*time.Second), time.Minute)
+}
+
+// letThrough is told that something was.
+func (l *lanes) letThrough(name string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if one := l.byName[name]; one != nil {
+		one.barred = time.Time{}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/tidwall/gjson"
 )
@@ -22,11 +23,10 @@ const (
 	AND NOT EXISTS (SELECT 1 FROM @job AS other
 		WHERE queue = $1 AND metadata->>'fanout_order' = $2 AND ` + ordered + " AND " + underWay + `)
 	RETURNING queue`
-	releaseAll = releaseFirst + `IN (SELECT min(id) FROM @job AS first
-		WHERE ` + ordered + ` AND state = 'pending' GROUP BY queue, metadata->>'fanout_order')
+	stuck = "SELECT DISTINCT queue, metadata->>'fanout_order' FROM @job AS first WHERE " + ordered + ` AND state = 'pending'
 	AND NOT EXISTS (SELECT 1 FROM @job AS other
-		WHERE other.queue = @job.queue AND other.metadata->>'fanout_order' = @job.metadata->>'fanout_order' AND other.` + ordered + " AND other." + underWay + `)
-	RETURNING queue`
+		WHERE other.queue = first.queue AND other.metadata->>'fanout_order' = first.metadata->>'fanout_order' AND other.` + ordered + " AND other." + underWay + `)
+	LIMIT 1000`
 	complete = "UPDATE @job SET state = 'completed', finalized_at = @now WHERE state = 'running' AND id = $1"
 )
 
@@ -117,25 +117,36 @@ func (q *Queue) releaseDue(ctx context.Context) error {
 }
 
 func (q *Queue) releaseNext(ctx context.Context, one orderedLane) error {
-	return q.inTx(ctx, func(tx *sql.Tx) ([]string, error) {
-		return laneNames(tx.QueryContext(ctx, q.store.sql(releaseOne), one.lane, one.key))
-	})
+	return q.inOrder(ctx, one, nil)
 }
 
+// releaseOrdered releases what follows nothing, and was not released in its time: the
+// transaction that it was submitted in took long, or its process died.
 func (q *Queue) releaseOrdered(ctx context.Context) error {
-	return q.inTx(ctx, func(tx *sql.Tx) ([]string, error) {
-		return laneNames(tx.QueryContext(ctx, q.store.sql(releaseAll)))
+	var left []orderedLane
+	err := q.store.each(ctx, stuck, nil, func(rows *sql.Rows) error {
+		var one orderedLane
+		err := rows.Scan(&one.lane, &one.key)
+		left = append(left, one)
+		return err
 	})
+	errs := []error{err}
+	for _, one := range left {
+		errs = append(errs, q.releaseNext(ctx, one))
+	}
+	return errors.Join(errs...)
 }
 
 // completeInOrder notes the end of a delivery, and releases the next of its key, at
 // once: River's own note of it comes later, and finds it done.
 func (q *Queue) completeInOrder(ctx context.Context, job int64, one orderedLane) {
-	err := q.inTx(ctx, func(tx *sql.Tx) ([]string, error) {
-		if _, err := tx.ExecContext(ctx, q.store.sql(complete), job); err != nil {
-			return nil, err
+	err := q.inOrder(context.WithoutCancel(ctx), one, func(ctx context.Context, tx *sql.Tx) error {
+		query, args := complete, []any{job}
+		if q.store.schema != "" { // else another process may have it by now
+			query, args = query+" AND attempted_by[array_upper(attempted_by, 1)] = $2", append(args, q.guard.id())
 		}
-		return laneNames(tx.QueryContext(ctx, q.store.sql(releaseOne), one.lane, one.key))
+		_, err := tx.ExecContext(ctx, q.store.sql(query), args...)
+		return err
 	})
 	if err != nil {
 		q.complain("releasing the next delivery in order", err)
@@ -144,11 +155,17 @@ func (q *Queue) completeInOrder(ctx context.Context, job int64, one orderedLane)
 
 func orderKey(metadata []byte) string { return gjson.GetBytes(metadata, orderField).String() }
 
-// orderLock keeps two processes from releasing two of one key.
-const orderLock = "SELECT pg_advisory_xact_lock(7453010373645641)"
+// orderLock keeps two processes from releasing two of one key. One that is frozen
+// meanwhile loses its connection.
+const orderLock = `SELECT set_config('idle_in_transaction_session_timeout', '10s', true), pg_advisory_xact_lock(hashtextextended($1, 7453010373645641))`
 
-// inTx wakes the lanes in which something was released.
-func (q *Queue) inTx(ctx context.Context, release func(*sql.Tx) (lanes []string, err error)) (err error) {
+// orderTimeout bounds a release, which else is made by the next beat.
+const orderTimeout = 5 * time.Second
+
+// inOrder does first, and releases the next delivery of a key.
+func (q *Queue) inOrder(ctx context.Context, one orderedLane, first func(context.Context, *sql.Tx) error) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, orderTimeout)
+	defer cancel()
 	tx, err := q.store.db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
@@ -159,11 +176,16 @@ func (q *Queue) inTx(ctx context.Context, release func(*sql.Tx) (lanes []string,
 		}
 	}()
 	if q.store.schema != "" {
-		if _, err := tx.ExecContext(ctx, orderLock); err != nil {
+		if _, err := tx.ExecContext(ctx, orderLock, q.store.schema+"\x1f"+one.lane+"\x1f"+one.key); err != nil {
 			return err
 		}
 	}
-	released, err := release(tx)
+	if first != nil {
+		if err := first(ctx, tx); err != nil {
+			return err
+		}
+	}
+	released, err := laneNames(tx.QueryContext(ctx, q.store.sql(releaseOne), one.lane, one.key))
 	if err != nil {
 		return err
 	}

@@ -88,6 +88,16 @@ func (s *store) strings(ctx context.Context, query string, args ...any) ([]strin
 func (s *store) epoch(column string) string { return fmt.Sprintf(s.dialect.epoch, column) }
 func (s *store) json(column string) string  { return fmt.Sprintf(s.dialect.json, column) }
 
+// isFor selects the jobs for a target, $1, be it one of several, by $2.
+const isFor = "(args->>'target' = $1 OR (args->>'target' IS NULL AND args->>'targets' LIKE $2 ESCAPE '!'))"
+
+// holding is a pattern of lists that hold a name.
+func (s *store) holding(target string) string {
+	return "%" + likeEscaper.Replace(s.inJSON(target)) + "%"
+}
+
+var likeEscaper = strings.NewReplacer("!", "!!", "%", "!%", "_", "!_")
+
 // inJSON is a string as it stands in a column of JSON: as it was encoded for SQLite, as
 // Postgres writes it for Postgres.
 func (s *store) inJSON(text string) string {

@@ -37,10 +37,7 @@ func (q *Queue) Submit(ctx context.Context, s *fanout.Submission) error {
 	if err != nil {
 		return fmt.Errorf("durable: %w", err)
 	}
-	if err := ctx.Err(); err != nil {
-		return q.notAccepted(err)
-	}
-	ctx, cancel := context.WithTimeout(q.untilCommitted(ctx), insertTimeout)
+	ctx, cancel := context.WithTimeout(ctx, insertTimeout)
 	defer cancel()
 	if s.Tx() != nil {
 		if err := q.guard.owns(ctx, s.Tx()); err != nil {
@@ -50,25 +47,20 @@ func (q *Queue) Submit(ctx context.Context, s *fanout.Submission) error {
 	if _, err := q.engine.insert(ctx, s.Tx(), jobs); err != nil {
 		return q.notAccepted(err)
 	}
-	for _, j := range jobs {
-		args := j.Args.(job) //nolint:forcetypeassert // jobs made them
-		q.lanes.wake(j.InsertOpts.Queue, args.names())
-	}
-	if s.OrderKey() != "" {
-		for _, j := range jobs {
-			q.order.look(orderedLane{j.InsertOpts.Queue, s.OrderKey()})
-		}
+	if q.delivers() {
+		q.wake(jobs, s.OrderKey())
 	}
 	return nil
 }
 
-// untilCommitted is a context that does not end while a commit is on its way to a
-// server, after which nobody would know whether it took place.
-func (q *Queue) untilCommitted(ctx context.Context) context.Context {
-	if q.store.schema == "" {
-		return ctx
+func (q *Queue) wake(jobs []river.InsertManyParams, orderKey string) {
+	for _, j := range jobs {
+		args := j.Args.(job) //nolint:forcetypeassert // jobs made them
+		q.lanes.wake(j.InsertOpts.Queue, args.names())
+		if orderKey != "" {
+			q.order.look(orderedLane{j.InsertOpts.Queue, orderKey})
+		}
 	}
-	return context.WithoutCancel(ctx)
 }
 
 func (q *Queue) acceptable(s *fanout.Submission) error {

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/riverqueue/river"
-	"github.com/tidwall/gjson"
 
 	"github.com/fanout-go/fanout"
 )
@@ -54,7 +53,7 @@ func (w *worker) Work(ctx context.Context, j *river.Job[job]) (err error) {
 }
 
 const (
-	holdSnooze       = 2 * time.Second // until its lane is shut
+	holdSnooze       = 15 * time.Second // if its lane is not shut, or it is resumed, before
 	unreadableSnooze = time.Minute
 )
 
@@ -64,13 +63,20 @@ func storable(err error) error {
 	var snoozed *river.JobSnoozeError
 	var cancelled *river.JobCancelError
 	switch {
-	case err == nil, errors.As(err, &snoozed), errors.Is(err, context.Canceled):
+	case err == nil, errors.As(err, &snoozed):
 		return err
 	case errors.As(err, &cancelled):
 		return river.JobCancel(errors.New(clean(errors.Unwrap(cancelled).Error())))
+	case errors.Is(err, context.Canceled): // by which River knows that it was cut short
+		return &cutShort{clean(err.Error())}
 	}
 	return errors.New(clean(err.Error()))
 }
+
+type cutShort struct{ text string }
+
+func (e *cutShort) Error() string { return e.text }
+func (e *cutShort) Unwrap() error { return context.Canceled }
 
 // round is one time that a delivery is tried.
 type round struct {
@@ -81,6 +87,9 @@ type round struct {
 
 // unreadable leaves a payload alone that somebody may yet give the key for.
 func (r *round) unreadable(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	r.q.logger.ErrorContext(ctx, "durable: what was submitted cannot be read, and is kept until it can",
 		"dispatch_id", r.job.Args.Dispatch, "targets", r.job.Args.names(), "error", err)
 	return river.JobSnooze(jittered(unreadableSnooze))
@@ -143,8 +152,9 @@ func (r *round) failed(ctx context.Context, all, failures []fanout.Result, why e
 		return ctx.Err()
 	}
 	if fanout.Postponed(why) {
-		return river.JobSnooze(r.snooze())
+		return river.JobSnooze(jittered(r.q.lanes.postponed(r.job.Queue, r.job.Args.names())))
 	}
+	r.q.lanes.letThrough(r.job.Queue)
 	r.q.keepFailures(ctx, r.job, failures)
 	final := len(failures) > 0
 	hint := time.Duration(0)
@@ -181,17 +191,11 @@ func (r *round) isFinal(ctx context.Context, result fanout.Result) (final bool) 
 
 // end tells the dispatcher what became of the deliveries.
 func (r *round) end(ctx context.Context, all []fanout.Result, err error) error {
+	r.q.lanes.letThrough(r.job.Queue)
 	for _, result := range all {
 		r.q.dispatcher().Done(ctx, r.submission, result)
 	}
 	return err
-}
-
-// snooze is how long to leave a target alone whose breaker is open or that is sent
-// enough: longer each time, so that a large backlog does not keep the database busy.
-func (r *round) snooze() time.Duration {
-	times := gjson.GetBytes(r.job.Metadata, "snoozes").Int()
-	return jittered(min(2*time.Second<<min(times, 5), time.Minute))
 }
 
 // nextRound follows the schedule, and what the target asked for if that is later.
@@ -201,8 +205,11 @@ func (q *Queue) nextRound(j *river.Job[job], hint time.Duration) time.Time {
 	if len(schedule) > 0 {
 		wait = max(wait, schedule[min(max(j.Attempt, 1), len(schedule))-1])
 	}
-	return time.Now().Add(jittered(max(wait, hint)))
+	return time.Now().Add(jittered(max(wait, min(hint, mostHint))))
 }
+
+// mostHint bounds what a target asks for.
+const mostHint = 24 * time.Hour
 
 // soon is not yet over when River looks at it.
 const soon = 50 * time.Millisecond
