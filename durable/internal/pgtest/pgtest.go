@@ -26,7 +26,9 @@ type Server struct {
 	URL  string
 	dir  string
 	port string
-	cmd  *exec.Cmd
+
+	process *os.Process
+	ended   chan struct{} // closed when it has
 }
 
 // shared is one for all tests that do not harm it.
@@ -172,12 +174,10 @@ func (s *Server) Start() error {
 	}
 	deadline := time.Now().Add(30 * time.Second)
 	for {
-		if s.cmd == nil || s.cmd.ProcessState != nil || s.cmd.Process.Signal(syscall.Signal(0)) != nil {
-			s.cmd = as(postgres, "-D", s.dir, "-p", s.port, "-k", s.dir, "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200")
-			if err := s.cmd.Start(); err != nil {
+		if s.hasEnded() { // as it does if processes of the last one are still there
+			if err := s.run(postgres); err != nil {
 				return err
 			}
-			go func(cmd *exec.Cmd) { _ = cmd.Wait() }(s.cmd) // it ends if those of the last one are still there
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		conn, err := pgx.Connect(ctx, s.URL)
@@ -192,12 +192,36 @@ func (s *Server) Start() error {
 	}
 }
 
+func (s *Server) run(postgres string) error {
+	cmd := as(postgres, "-D", s.dir, "-p", s.port, "-k", s.dir, "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200")
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	ended := make(chan struct{})
+	s.process, s.ended = cmd.Process, ended
+	go func() {
+		defer close(ended)
+		_ = cmd.Wait()
+	}()
+	return nil
+}
+
+func (s *Server) hasEnded() bool {
+	if s.ended == nil {
+		return true
+	}
+	select {
+	case <-s.ended:
+		return true
+	default:
+		return false
+	}
+}
+
 // Kill kills it and all its processes, as a crash would.
 func (s *Server) Kill() {
-	_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL)
-	for s.cmd.Process.Signal(syscall.Signal(0)) == nil {
-		time.Sleep(time.Millisecond)
-	}
+	_ = syscall.Kill(-s.process.Pid, syscall.SIGKILL)
+	<-s.ended
 	_ = os.Remove(filepath.Join(s.dir, "postmaster.pid"))
 }
 
