@@ -156,7 +156,11 @@ func (e *riverEngine[Tx]) open(lane string, config river.QueueConfig) error {
 }
 
 func (e *riverEngine[Tx]) shut(ctx context.Context, lane string) error {
-	return e.client.Queues().Remove(ctx, lane)
+	err := e.client.Queues().Remove(ctx, lane)
+	if _, shut := errors.AsType[*river.QueueNotFoundError](err); shut {
+		return nil
+	}
+	return err
 }
 
 // failed tells of rounds that did, and of dead letters.

@@ -100,13 +100,10 @@ func (r *round) deliver(ctx context.Context) error {
 	if result.Outcome != fanout.Delivered && result.Outcome != fanout.Degraded {
 		return r.failed(ctx, []fanout.Result{result}, []fanout.Result{result}, result.Err)
 	}
-	if err := r.end(ctx, []fanout.Result{result}, nil); err != nil {
-		return err
-	}
 	if key := orderKey(r.job.Metadata); key != "" {
-		r.q.completeInOrder(context.WithoutCancel(ctx), r.job.ID, orderedLane{r.job.Queue, key})
+		defer r.q.completeInOrder(ctx, r.job.ID, orderedLane{r.job.Queue, key})
 	}
-	return nil
+	return r.end(ctx, []fanout.Result{result}, nil)
 }
 
 // chain goes on with deliveries that depend on each other.
