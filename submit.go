@@ -91,13 +91,13 @@ func (d *Dispatcher) Submit(ctx context.Context, payload any, options ...Option)
 	err = d.queue.Submit(ctx, s)
 	d.telemetry.metrics.submittedTo(ctx, s, err)
 	switch {
-	case errors.As(err, new(*InvalidError)):
+	case err == nil:
+		return s.DispatchID, nil
+	case errors.Is(err, ErrInvalid):
 		d.telemetry.securityInput(ctx, err)
 		return "", err
-	case err != nil:
-		return "", fmt.Errorf("fanout: %w", err)
 	}
-	return s.DispatchID, nil
+	return "", fmt.Errorf("fanout: %w", err)
 }
 
 // worker is the dispatcher as its queue sees it.
