@@ -12,6 +12,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"github.com/tink-crypto/tink-go/v2/aead"
+	"github.com/tink-crypto/tink-go/v2/keyset"
 
 	"github.com/fanout-go/fanout"
 	"github.com/fanout-go/fanout/durable"
@@ -109,6 +111,26 @@ func TestWhatCannotBeReadIsKeptUntilItCan(t *testing.T) {
 			})
 		}
 	})
+}
+
+func TestAPayloadMovedToAnotherDispatchIsNotDelivered(t *testing.T) {
+	handle, err := keyset.NewHandle(aead.AES256GCMKeyTemplate())
+	require.NoError(t, err)
+	cipher, err := aead.New(handle)
+	require.NoError(t, err)
+	var log safeBuffer
+	q, _ := inFile(t, durable.Config{Encryption: cipher, Logger: log.logger()})
+	require.NoError(t, q.Hold(t.Context(), "bank"))
+	bank := fanouttest.NewSender()
+	d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{bank.Target("bank")}})
+	submit(t, d, "1 cent", fanout.ID("a"))
+	submit(t, d, "a million", fanout.ID("b"))
+	_, err = q.DB().Exec(`UPDATE river_job SET args = jsonb_set(args, '$.sealed',
+		(SELECT args->>'sealed' FROM river_job WHERE args->>'dispatch' = 'b')) WHERE args->>'dispatch' = 'a'`)
+	require.NoError(t, err)
+	require.NoError(t, q.Resume(t.Context(), "bank"))
+	eventually(t, func() bool { return strings.Contains(log.String(), "dispatch_id=a") && bank.Count() == 1 }, "one to be told of, one to arrive")
+	assert.Equal(t, "b:bank", bank.Requests()[0].IdempotencyKey)
 }
 
 func TestAFinalThatPanicsIsNotFinal(t *testing.T) {
