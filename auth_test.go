@@ -342,6 +342,18 @@ func TestARenewalThatIsSlowHoldsNobodyUpForLong(t *testing.T) {
 	})
 }
 
+func TestATokenThatExpiresDuringItsRenewalIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := &tokens{lives: 10 * time.Second}
+		d := newDispatcher(t, withTokens(via("crm", answering(200)), source))
+		dispatch(t.Context(), d)
+		time.Sleep(9500 * time.Millisecond)
+		source.takes = 3 * time.Second
+		assert.Equal(t, fanout.Delivered, dispatch(t.Context(), d)["crm"].Outcome)
+		assert.EqualValues(t, 2, source.calls.Load())
+	})
+}
+
 func TestATokenEndpointThatHangsIsAskedAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source := &tokens{takes: time.Hour}

@@ -195,7 +195,7 @@ func withoutURL(err error) error {
 	}
 	short := u.Op + ": " + withoutQuotes(u.Err).Error()
 	text := strings.ReplaceAll(err.Error(), u.Error(), short)
-	if strings.Contains(text, u.URL) {
+	if u.URL != "" && strings.Contains(text, u.URL) {
 		text = short
 	}
 	return &shownAs{text, err}

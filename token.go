@@ -123,13 +123,14 @@ func (a *tokenUse) waitPatiently(ctx context.Context, f *fetch) (Token, error) {
 	}
 	waiting, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
-	err := a.wait(waiting, f)
+	_ = a.wait(waiting, f)
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.usable(time.Now()) {
-		return a.token, nil
+	token, usable := a.token, a.usable(time.Now())
+	a.mu.Unlock()
+	if usable {
+		return token, nil
 	}
-	return Token{}, err
+	return a.get(ctx)
 }
 
 // Refresh fetches another token, unless the one that was refused is not the one we
