@@ -19,6 +19,8 @@ type lanes struct {
 	wakeLane func(lane string)                      // on SQLite; it does not wait
 	announce func(ctx context.Context, lane string) // on Postgres, where River does it for what is inserted
 
+	idleFor time.Duration // a lane without work stays open
+
 	mu     sync.Mutex
 	byName map[string]*lane
 	held   map[string]bool     // targets
@@ -28,21 +30,26 @@ type lanes struct {
 type lane struct {
 	name    string
 	targets []string
-	open    bool
-	busy    bool // being opened or shut
-	closing bool // not shut yet, though it was tried
+	state   laneState
 	running int
 	used    time.Time
 	barred  time.Time // since when nothing is let through to its targets; zero if something is
 }
 
+type laneState int
+
+const (
+	shut laneState = iota
+	opening
+	open
+	shutting
+	stuck // on a delivery that it fetched when it was to be shut
+)
+
 func (l *lanes) init(q *Queue) {
 	l.q, l.byName, l.held = q, map[string]*lane{}, map[string]bool{}
-	l.ends = map[int64]time.Time{}
+	l.ends, l.idleFor = map[int64]time.Time{}, time.Minute
 }
-
-// idleFor is how long a lane without work stays open.
-const idleFor = time.Minute
 
 // get finds or makes a lane. l.mu is held.
 func (l *lanes) get(name string, targets []string) *lane {
@@ -62,19 +69,17 @@ func (l *lanes) wake(name string, targets []string) {
 	defer l.mu.Unlock()
 	one := l.get(name, targets)
 	switch {
-	case !l.q.delivers(), one.busy, one.closing, l.isHeld(one):
-	case one.open:
-		if l.wakeLane != nil {
-			l.wakeLane(name)
-		}
-	default:
+	case !l.q.delivers(), l.isHeld(one):
+	case one.state == shut:
 		l.openSoon(one)
+	case one.state == open && l.wakeLane != nil:
+		l.wakeLane(name)
 	}
 }
 
 // openSoon opens a lane in the background, which looks for work at once. l.mu is held.
 func (l *lanes) openSoon(one *lane) {
-	one.busy = true
+	one.state = opening
 	workers := 0
 	for _, target := range one.targets {
 		workers = max(workers, l.q.config.concurrency(target))
@@ -83,8 +88,9 @@ func (l *lanes) openSoon(one *lane) {
 		err := l.q.engine.open(one.name, river.QueueConfig{MaxWorkers: workers})
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		one.busy, one.open = false, err == nil
+		one.state = open
 		if err != nil {
+			one.state = shut
 			l.q.complain("opening a lane", err)
 		}
 	}()
@@ -198,7 +204,7 @@ func (l *lanes) openThoseWithWork(ctx context.Context) error {
 func (l *lanes) openIfShut(name string, targets []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if one := l.get(name, targets); !one.open && !one.busy && !one.closing && !l.isHeld(one) {
+	if one := l.get(name, targets); one.state == shut && !l.isHeld(one) {
 		l.openSoon(one)
 	}
 }
@@ -245,14 +251,14 @@ func (l *lanes) without() []*lane {
 	defer l.mu.Unlock()
 	var without []*lane
 	for name, one := range l.byName {
-		held := l.isHeld(one)
+		held, idle := l.isHeld(one), time.Since(one.used) >= l.idleFor
 		switch {
-		case one.busy, one.running > 0, time.Since(one.used) < idleFor && !held && !one.closing:
-		case one.open, one.closing:
-			one.busy = true // nobody opens it meanwhile
-			without = append(without, one)
-		case !held:
+		case one.running > 0:
+		case one.state == shut && idle && !held:
 			delete(l.byName, name)
+		case one.state == open && (idle || held), one.state == stuck:
+			one.state = shutting // nobody opens it meanwhile
+			without = append(without, one)
 		}
 	}
 	return without
@@ -262,12 +268,16 @@ func (l *lanes) without() []*lane {
 func (l *lanes) wasShut(one *lane, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	one.open, one.busy, one.closing = false, false, err != nil
+	one.state = shut
+	if err != nil {
+		one.state = stuck
+	}
 	switch {
-	case err != nil && !errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded):
+	case err != nil:
 		l.q.complain("shutting a lane", err)
-	case err != nil, l.isHeld(one):
-	case time.Since(one.used) < idleFor:
+	case l.isHeld(one):
+	case time.Since(one.used) < l.idleFor:
 		l.openSoon(one)
 	default:
 		delete(l.byName, one.name)

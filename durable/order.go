@@ -23,7 +23,7 @@ const (
 	AND NOT EXISTS (SELECT 1 FROM @job AS other
 		WHERE queue = $1 AND metadata->>'fanout_order' = $2 AND ` + ordered + " AND " + underWay + `)
 	RETURNING queue`
-	stuck = "SELECT DISTINCT queue, metadata->>'fanout_order' FROM @job AS first WHERE " + ordered + ` AND state = 'pending'
+	leftBehind = "SELECT DISTINCT queue, metadata->>'fanout_order' FROM @job AS first WHERE " + ordered + ` AND state = 'pending'
 	AND NOT EXISTS (SELECT 1 FROM @job AS other
 		WHERE other.queue = first.queue AND other.metadata->>'fanout_order' = first.metadata->>'fanout_order' AND other.` + ordered + " AND other." + underWay + `)
 	LIMIT 1000`
@@ -124,7 +124,7 @@ func (q *Queue) releaseNext(ctx context.Context, one orderedLane) error {
 // transaction that it was submitted in took long, or its process died.
 func (q *Queue) releaseOrdered(ctx context.Context) error {
 	var left []orderedLane
-	err := q.store.each(ctx, stuck, nil, func(rows *sql.Rows) error {
+	err := q.store.each(ctx, leftBehind, nil, func(rows *sql.Rows) error {
 		var one orderedLane
 		err := rows.Scan(&one.lane, &one.key)
 		left = append(left, one)
