@@ -113,6 +113,26 @@ func TestDeadLettersAreSelectedByTargetTimeAndClassAndReplayedInBulk(t *testing.
 	})
 }
 
+func TestADeadSagaIsFoundByEachOfItsTargetsWhateverTheirNames(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		q, _ := open(t, durable.Config{})
+		var never atomic.Bool
+		names := []string{"R&D <x>", `quo"te\`, "100%_!", "日本"}
+		var targets []fanout.Target
+		for i, name := range names {
+			target := refusing(name, &never)
+			target.After = names[:i]
+			targets = append(targets, target)
+		}
+		submit(t, dispatcher(t, q, fanout.Config{Targets: targets}), "entry")
+		eventually(t, func() bool { return len(deadLetters(t, q, durable.Filter{})) == 1 }, "a dead letter")
+		for _, name := range names {
+			assert.Len(t, deadLetters(t, q, durable.Filter{Target: name}), 1, name)
+		}
+		assert.Empty(t, deadLetters(t, q, durable.Filter{Target: "R&D"}))
+	})
+}
+
 func TestBulkReplayKeepsToItsRate(t *testing.T) {
 	q, _ := inFile(t, durable.Config{})
 	var never atomic.Bool
