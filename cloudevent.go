@@ -2,9 +2,7 @@ package fanout
 
 import (
 	"cmp"
-	"crypto/sha256"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -95,8 +93,7 @@ func (e CloudEvent) payload() Payload {
 	if e.ID == "" {
 		return Payload{}
 	}
-	sum := sha256.Sum256([]byte(e.Source + "\x00" + e.ID))
-	return Payload{IdempotencyKey: hex.EncodeToString(sum[:16])}
+	return Payload{IdempotencyKey: hashed(e.Source + "\x00" + e.ID)}
 }
 
 func (e CloudEvent) attributes() (map[string]string, error) {

@@ -122,7 +122,11 @@ func (e *endpoint) build(ctx context.Context, x *exchange, r *Request) error {
 	if e.method == http.MethodGet || e.method == http.MethodHead {
 		body = nil
 	}
-	x.request = *e.template.WithContext(watched)
+	seen := watched
+	if e.auth != nil { // a request that it makes, for a token, is not the one that is watched
+		seen = ctx
+	}
+	x.request = *e.template.WithContext(seen)
 	x.request.URL, x.request.Host = r.URL, r.URL.Host
 	x.request.Header = e.requestHeader(x, r, len(body) > 0)
 	e.propagator.inject(ctx, x.request.Header)
@@ -133,18 +137,15 @@ func (e *endpoint) build(ctx context.Context, x *exchange, r *Request) error {
 	if len(body) == 0 {
 		x.request.TransferEncoding = identity
 	}
-	if e.auth == nil && e.signer == nil {
-		return nil
-	}
-	// A request that these make, for a token, is not the one that is watched.
-	x.request = *x.request.WithContext(ctx)
 	if err := e.authenticate(ctx, x); err != nil {
 		return fmt.Errorf("%w: %w", ErrAuth, err)
 	}
 	if err := e.sign(ctx, x, r, body); err != nil {
 		return fmt.Errorf("%w: signature: %w", ErrAuth, err)
 	}
-	x.request = *x.request.WithContext(watched)
+	if e.auth != nil {
+		x.request = *x.request.WithContext(watched)
+	}
 	return nil
 }
 

@@ -2,7 +2,9 @@ package fanout
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base32"
+	"encoding/hex"
 	"sync"
 )
 
@@ -16,6 +18,12 @@ var ids mint
 type mint struct {
 	mu   sync.Mutex
 	left string
+}
+
+// hashed is what stands for a text that cannot stand for itself.
+func hashed(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:16])
 }
 
 func newID() string { return ids.next() }

@@ -2,8 +2,6 @@ package fanout
 
 import (
 	"cmp"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"net/http"
 	"strings"
@@ -103,8 +101,7 @@ func keySuffix(name string) string {
 	if len(name) <= 64 && validKey(name) && !strings.Contains(name, ":") {
 		return ":" + name
 	}
-	sum := sha256.Sum256([]byte(name))
-	return ":" + hex.EncodeToString(sum[:16])
+	return ":" + hashed(name)
 }
 
 // idempotentMethod follows RFC 9110, section 9.2.2.

@@ -6,7 +6,6 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
@@ -90,8 +89,7 @@ func webhookID(r *Request) string {
 	case r.IdempotencyKey == "":
 		return r.DispatchID
 	case strings.Contains(r.IdempotencyKey, "."):
-		sum := sha256.Sum256([]byte(r.IdempotencyKey))
-		return hex.EncodeToString(sum[:16])
+		return hashed(r.IdempotencyKey)
 	}
 	return r.IdempotencyKey
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"regexp"
-	"slices"
 	"time"
 
 	"github.com/fanout-go/fanout"
@@ -43,8 +42,8 @@ type Config struct {
 	// SubmitOnly has this process submit and deliver nothing: others do. Default false.
 	SubmitOnly bool
 	// Retention is how long a delivery is remembered after it was made, and so how
-	// long [fanout.ID] knows it. Default 24 h, least 1 s; negative means for ever. Dead letters
-	// are kept until they are replayed or discarded.
+	// long [fanout.ID] knows it. Default 24 h, least 1 s; negative means for ever. Dead
+	// letters are kept until they are replayed or discarded.
 	Retention time.Duration
 	// TakeOver is how long a process must not have been heard of before others take
 	// over what it was delivering, on Postgres. Default 10 s, least 2 s. A process
@@ -100,12 +99,11 @@ func (c Config) withDefaults() (Config, error) {
 	c.MaxPayloadBytes = cmp.Or(c.MaxPayloadBytes, 1<<20)
 	c.Retention = cmp.Or(c.Retention, 24*time.Hour)
 	c.TakeOver = cmp.Or(c.TakeOver, 10*time.Second)
-	c.Schema = cmp.Or(c.Schema, "fanout")
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
 	errs := []error{checkSchedule("Schedule", c.Schedule), checkConcurrency("Concurrency", c.Concurrency)}
-	if !schemaName.MatchString(c.Schema) {
+	if c.Schema != "" && !schemaName.MatchString(c.Schema) {
 		errs = append(errs, invalid("Schema", "%q is not letters, digits and underscores", c.Schema))
 	}
 	if c.Retention > 0 && c.Retention < time.Second {
@@ -127,14 +125,16 @@ func checkSchedule(field string, schedule []time.Duration) error {
 	if len(schedule) > 1000 {
 		return invalid(field, "more than 1000 waits")
 	}
-	if i := slices.IndexFunc(schedule, func(d time.Duration) bool { return d < 0 }); i >= 0 {
-		return invalid(fmt.Sprintf("%s[%d]", field, i), "%v is negative", schedule[i])
-	}
-	if i := slices.IndexFunc(schedule, func(d time.Duration) bool { return d > 365*24*time.Hour }); i >= 0 {
-		return invalid(fmt.Sprintf("%s[%d]", field, i), "%v is more than a year", schedule[i])
-	}
-	if i := slices.IndexFunc(schedule, func(d time.Duration) bool { return d > 0 && d < time.Millisecond }); i >= 0 {
-		return invalid(fmt.Sprintf("%s[%d]", field, i), "%v is less than 1ms: is its unit missing?", schedule[i])
+	for i, wait := range schedule {
+		field := fmt.Sprintf("%s[%d]", field, i)
+		switch {
+		case wait < 0:
+			return invalid(field, "%v is negative", wait)
+		case wait > 0 && wait < time.Millisecond:
+			return invalid(field, "%v is less than 1ms: is its unit missing?", wait)
+		case wait > 365*24*time.Hour:
+			return invalid(field, "%v is more than a year", wait)
+		}
 	}
 	return nil
 }

@@ -97,9 +97,8 @@ func (q *Queue) where(f Filter, args []any) (string, []any) {
 		fmt.Fprintf(&b, " AND "+condition, len(args))
 	}
 	if f.Target != "" {
-		add("(coalesce(target, '') = $%[1]d", f.Target)
-		args = append(args, q.store.holding(f.Target))
-		fmt.Fprintf(&b, " OR (coalesce(target, '') = '' AND targets LIKE $%d ESCAPE '!'))", len(args))
+		b.WriteString(" AND " + isFor("target", "targets", len(args)+1))
+		args = append(args, f.Target, q.store.holding(f.Target))
 	}
 	if f.Class != "" {
 		add("class = $%d", f.Class)
@@ -190,12 +189,18 @@ func (q *Queue) Replay(ctx context.Context, id int64) error {
 	if err != nil {
 		return fmt.Errorf("durable: replaying %d: %w", id, err)
 	}
-	lanes, err := q.store.strings(ctx, "SELECT queue FROM @job WHERE id = $1", id)
-	for _, lane := range lanes {
-		q.lanes.revived(ctx, lane)
+	var one orderedLane
+	row := q.store.db.QueryRowContext(ctx, q.store.sql("SELECT queue, coalesce(metadata->>'fanout_order', '') FROM @job WHERE id = $1"), id)
+	switch err := row.Scan(&one.lane, &one.key); {
+	case errors.Is(err, sql.ErrNoRows): // it was made, and forgotten, meanwhile
+	case err != nil:
+		return fmt.Errorf("durable: replaying %d: %w", id, err)
+	case one.key == "":
+		q.lanes.revived(ctx, one.lane)
+	case q.delivers():
+		q.order.look(one)
 	}
-	q.order.lookAtAll()
-	return err
+	return nil
 }
 
 // Discard removes a dead letter for good. The error is [ErrNotFound] if it is none.

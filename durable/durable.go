@@ -11,6 +11,7 @@
 package durable
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -98,16 +99,16 @@ func OpenPostgres(pool *pgxpool.Pool, config Config) (*Queue, error) {
 }
 
 // New keeps deliveries in the tables of a River that exists, by its own driver. db is
-// the same database, for tables beside River's; the caller closes it, after the dispatcher. In a schema that is shared with
-// other jobs, every client must keep discarded and cancelled jobs for ever, as they
-// are dead letters: see DiscardedJobRetentionPeriod and CancelledJobRetentionPeriod in
-// River's Config.
+// the same database, for tables beside River's; the caller closes it, after the
+// dispatcher. In a schema that is shared with other jobs, every client must keep
+// discarded and cancelled jobs for ever, as they are dead letters: see
+// DiscardedJobRetentionPeriod and CancelledJobRetentionPeriod in River's Config.
 func New[Tx any](driver riverdriver.Driver[Tx], db *sql.DB, config Config) (*Queue, error) {
-	defaults, err := config.withDefaults()
+	config, err := config.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	q := &Queue{config: defaults, logger: defaults.Logger, ended: make(chan struct{})}
+	q := &Queue{config: config, logger: config.Logger, ended: make(chan struct{})}
 	q.lanes.init(q)
 	q.order.init()
 	switch name := driver.DatabaseName(); name {
@@ -122,8 +123,8 @@ func New[Tx any](driver riverdriver.Driver[Tx], db *sql.DB, config Config) (*Que
 		waking := newWaking(driver)
 		driver, q.lanes.wakeLane = waking, waking.listener.wake
 	case riverdriver.DatabaseNamePostgres:
-		q.store = newStore(db, postgres, defaults.Schema)
-		q.guard = newNodes(q.store, defaults.TakeOver)
+		q.store = newStore(db, postgres, cmp.Or(config.Schema, "fanout"))
+		q.guard = newNodes(q.store, config.TakeOver)
 		q.lanes.announce = q.store.notify
 	default:
 		return nil, fmt.Errorf("durable: a River driver for %q is not known", name)
@@ -132,7 +133,8 @@ func New[Tx any](driver riverdriver.Driver[Tx], db *sql.DB, config Config) (*Que
 	return q, err
 }
 
-// Ready reports whether the database can be reached and is migrated.
+// Ready reports whether the database can be reached and is migrated; if it is not, the
+// error is [ErrNotMigrated].
 func (q *Queue) Ready(ctx context.Context) error {
 	if err := q.engine.validate(ctx); err != nil {
 		return fmt.Errorf("durable: %w", err)

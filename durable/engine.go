@@ -95,7 +95,7 @@ func (e *riverEngine[Tx]) validate(ctx context.Context) error {
 	case err != nil:
 		return err
 	case !result.OK:
-		return fmt.Errorf("the database is not migrated, see Queue.Migrate: %s", strings.Join(result.Messages, "; "))
+		return fmt.Errorf("%w: %s", ErrNotMigrated, strings.Join(result.Messages, "; "))
 	}
 	return nil
 }

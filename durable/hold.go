@@ -25,7 +25,8 @@ func (q *Queue) Hold(ctx context.Context, target string) error {
 	return nil
 }
 
-const snoozedFor = "UPDATE @job SET scheduled_at = @now WHERE kind = 'fanout' AND state = 'available' AND scheduled_at > @now AND " + isFor
+var snoozedFor = "UPDATE @job SET scheduled_at = @now WHERE kind = 'fanout' AND state = 'available' AND scheduled_at > @now AND " +
+	isFor("args->>'target'", "args->>'targets'", 1)
 
 // Resume undoes [Queue.Hold].
 func (q *Queue) Resume(ctx context.Context, target string) error {

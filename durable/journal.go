@@ -4,7 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"net/http"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/riverqueue/river"
@@ -101,8 +101,7 @@ type journal struct {
 	dispatch string
 	past     []fanout.Step
 
-	mu   sync.Mutex
-	torn bool // a step could not be noted
+	torn atomic.Bool // a step could not be noted
 }
 
 func (q *Queue) openJournal(ctx context.Context, job int64, dispatch string) (*journal, error) {
@@ -125,17 +124,9 @@ func (j *journal) Note(ctx context.Context, s fanout.Step) error {
 	}
 	err := j.q.write(ctx, j.job, j.dispatch, kind, newRecord(s.Result, 0), s.Result.Target)
 	if err != nil {
-		j.mu.Lock()
-		defer j.mu.Unlock()
-		j.torn = true
+		j.torn.Store(true)
 	}
 	return err
-}
-
-func (j *journal) isTorn() bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.torn
 }
 
 func (q *Queue) write(ctx context.Context, job int64, dispatch, kind string, r record, target string) error {

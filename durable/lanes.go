@@ -69,7 +69,7 @@ func (l *lanes) wake(name string, targets []string) {
 	defer l.mu.Unlock()
 	one := l.get(name, targets)
 	switch {
-	case !l.q.delivers(), l.isHeld(one):
+	case !l.q.delivers(), l.isHeld(one.targets):
 	case one.state == shut:
 		l.openSoon(one)
 	case one.state == open && l.wakeLane != nil:
@@ -156,8 +156,8 @@ func (l *lanes) forgetEnds() {
 	}
 }
 
-func (l *lanes) isHeld(one *lane) bool {
-	return slices.ContainsFunc(one.targets, func(target string) bool { return l.held[target] })
+func (l *lanes) isHeld(targets []string) bool {
+	return slices.ContainsFunc(targets, func(target string) bool { return l.held[target] })
 }
 
 // hold is told which targets are held.
@@ -204,7 +204,7 @@ func (l *lanes) openThoseWithWork(ctx context.Context) error {
 func (l *lanes) openIfShut(name string, targets []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if one := l.get(name, targets); one.state == shut && !l.isHeld(one) {
+	if one := l.get(name, targets); one.state == shut && !l.isHeld(one.targets) {
 		l.openSoon(one)
 	}
 }
@@ -251,7 +251,7 @@ func (l *lanes) without() []*lane {
 	defer l.mu.Unlock()
 	var without []*lane
 	for name, one := range l.byName {
-		held, idle := l.isHeld(one), time.Since(one.used) >= l.idleFor
+		held, idle := l.isHeld(one.targets), time.Since(one.used) >= l.idleFor
 		switch {
 		case one.running > 0:
 		case one.state == shut && idle && !held:
@@ -276,7 +276,7 @@ func (l *lanes) wasShut(one *lane, err error) {
 	case errors.Is(err, context.DeadlineExceeded):
 	case err != nil:
 		l.q.complain("shutting a lane", err)
-	case l.isHeld(one):
+	case l.isHeld(one.targets):
 	case time.Since(one.used) < l.idleFor:
 		l.openSoon(one)
 	default:
@@ -288,7 +288,7 @@ func (l *lanes) wasShut(one *lane, err error) {
 func (l *lanes) holds(targets []string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.isHeld(&lane{targets: targets})
+	return l.isHeld(targets)
 }
 
 // revived wakes a lane in whose deliveries something was changed, wherever it is

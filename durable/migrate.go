@@ -37,6 +37,9 @@ CREATE INDEX IF NOT EXISTS fanout_job_ordered ON @job (queue, (metadata->>'fanou
 CREATE INDEX IF NOT EXISTS fanout_job_under_way ON @job (queue, (metadata->>'fanout_order')) WHERE metadata->>'fanout_order' IS NOT NULL AND state IN ('available', 'running', 'retryable', 'scheduled');
 `
 
+// ErrNotMigrated is that tables are missing, or older than this package.
+var ErrNotMigrated = errors.New("the database is not migrated, see Queue.Migrate")
+
 // Migrate makes the tables, or brings them up to date. [Open] does it by itself. Several
 // processes may do it at the same time.
 func (q *Queue) Migrate(ctx context.Context) error {

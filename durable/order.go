@@ -15,18 +15,19 @@ import (
 // not touch. The first of a key is released when no other is under way.
 
 const (
-	ordered      = "metadata->>'fanout_order' IS NOT NULL"
-	underWay     = "state IN ('available', 'running', 'retryable', 'scheduled')"
-	releaseFirst = "UPDATE @job SET state = 'available', scheduled_at = @now WHERE state = 'pending' AND id "
-	releaseOne   = releaseFirst + `= (SELECT min(id) FROM @job AS first
-		WHERE queue = $1 AND metadata->>'fanout_order' = $2 AND ` + ordered + ` AND state = 'pending')
-	AND NOT EXISTS (SELECT 1 FROM @job AS other
-		WHERE queue = $1 AND metadata->>'fanout_order' = $2 AND ` + ordered + " AND " + underWay + `)
-	RETURNING queue`
+	ordered  = "metadata->>'fanout_order' IS NOT NULL"
+	underWay = "state IN ('available', 'running', 'retryable', 'scheduled')"
+	ofKey    = " FROM @job WHERE queue = $1 AND metadata->>'fanout_order' = $2 AND " + ordered
+
+	releaseFirst = `UPDATE @job SET state = 'available', scheduled_at = @now
+	WHERE state = 'pending' AND id = (SELECT min(id)` + ofKey + ` AND state = 'pending')
+	AND NOT EXISTS (SELECT 1` + ofKey + " AND " + underWay + ")"
+
 	leftBehind = "SELECT DISTINCT queue, metadata->>'fanout_order' FROM @job AS first WHERE " + ordered + ` AND state = 'pending'
 	AND NOT EXISTS (SELECT 1 FROM @job AS other
 		WHERE other.queue = first.queue AND other.metadata->>'fanout_order' = first.metadata->>'fanout_order' AND other.` + ordered + " AND other." + underWay + `)
 	LIMIT 1000`
+
 	complete = "UPDATE @job SET state = 'completed', finalized_at = @now WHERE state = 'running' AND id = $1"
 )
 
@@ -40,42 +41,30 @@ type order struct {
 
 	mu  sync.Mutex
 	due map[orderedLane]bool
-	all bool
 }
 
 func (o *order) init() { o.looks, o.due = make(chan struct{}, 1), map[orderedLane]bool{} }
 
 func (o *order) used() bool { return o.seen.Load() }
 
-// look has what was just submitted released.
+// look has what was submitted, or is to be made again, released.
 func (o *order) look(one orderedLane) {
+	o.seen.Store(true)
 	o.mu.Lock()
 	o.due[one] = true
 	o.mu.Unlock()
-	o.signal()
-}
-
-func (o *order) lookAtAll() {
-	o.mu.Lock()
-	o.all = true
-	o.mu.Unlock()
-	o.signal()
-}
-
-func (o *order) signal() {
-	o.seen.Store(true)
 	select {
 	case o.looks <- struct{}{}:
 	default:
 	}
 }
 
-func (o *order) take() (due map[orderedLane]bool, all bool) {
+func (o *order) take() map[orderedLane]bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	due, all = o.due, o.all
-	o.due, o.all = map[orderedLane]bool{}, false
-	return due, all
+	due := o.due
+	o.due = map[orderedLane]bool{}
+	return due
 }
 
 // followOrder releases the next delivery of a key when one was submitted or has
@@ -105,12 +94,8 @@ func (q *Queue) followOrder(ctx context.Context) {
 }
 
 func (q *Queue) releaseDue(ctx context.Context) error {
-	due, all := q.order.take()
-	if all {
-		return q.releaseOrdered(ctx)
-	}
 	var errs []error
-	for one := range due {
+	for one := range q.order.take() {
 		errs = append(errs, q.releaseNext(ctx, one))
 	}
 	return errors.Join(errs...)
@@ -185,36 +170,16 @@ func (q *Queue) inOrder(ctx context.Context, one orderedLane, first func(context
 			return err
 		}
 	}
-	released, err := laneNames(tx.QueryContext(ctx, q.store.sql(releaseOne), one.lane, one.key))
+	released, err := tx.ExecContext(ctx, q.store.sql(releaseFirst), one.lane, one.key)
 	if err != nil {
 		return err
 	}
 	if err := tx.Commit(); err != nil {
 		return err
 	}
-	for _, lane := range released {
+	if n, err := released.RowsAffected(); err != nil || n > 0 {
 		q.order.seen.Store(true)
-		q.lanes.revived(ctx, lane)
+		q.lanes.revived(ctx, one.lane)
 	}
 	return nil
-}
-
-func laneNames(rows *sql.Rows, err error) ([]string, error) {
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	seen := map[string]bool{}
-	var names []string
-	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
-			return nil, err
-		}
-		if !seen[name] {
-			seen[name] = true
-			names = append(names, name)
-		}
-	}
-	return names, rows.Err()
 }

@@ -88,8 +88,11 @@ func (s *store) strings(ctx context.Context, query string, args ...any) ([]strin
 func (s *store) epoch(column string) string { return fmt.Sprintf(s.dialect.epoch, column) }
 func (s *store) json(column string) string  { return fmt.Sprintf(s.dialect.json, column) }
 
-// isFor selects the jobs for a target, $1, be it one of several, by $2.
-const isFor = "(args->>'target' = $1 OR (args->>'target' IS NULL AND args->>'targets' LIKE $2 ESCAPE '!'))"
+// isFor selects the jobs for a target, the parameter of that number, be it one of
+// several, by the next one.
+func isFor(target, targets string, parameter int) string {
+	return fmt.Sprintf("(%[1]s = $%[3]d OR (%[1]s IS NULL AND %[2]s LIKE $%[4]d ESCAPE '!'))", target, targets, parameter, parameter+1)
+}
 
 // holding is a pattern of lists that hold a name.
 func (s *store) holding(target string) string {

@@ -117,7 +117,7 @@ func (r *round) chain(ctx context.Context) error {
 	switch {
 	case err == nil:
 		return r.end(ctx, all, nil)
-	case kept.isTorn():
+	case kept.torn.Load():
 		return r.again(ctx, all, 0, err)
 	}
 	return r.failed(ctx, all, unfinished(all), err)

@@ -90,8 +90,11 @@ func run(ctx context.Context, args []string, out, said, bars io.Writer) error {
 	}
 	defer done()
 	if flags.Arg(0) != "migrate" {
-		if err := queue.Ready(ctx); err != nil {
+		switch err := queue.Ready(ctx); {
+		case errors.Is(err, durable.ErrNotMigrated):
 			return fmt.Errorf("%w; fanoutctl migrate does it", err)
+		case err != nil:
+			return err
 		}
 	}
 	c := &call{queue: queue, out: out, bars: bars, flags: flag.NewFlagSet(flags.Arg(0), flag.ContinueOnError)}

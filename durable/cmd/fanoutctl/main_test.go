@@ -112,6 +112,9 @@ func TestADatabaseThatIsNotMigratedIsMigratedOnPurpose(t *testing.T) {
 	err := run(t.Context(), []string{"-db", url, "status"}, io.Discard, io.Discard, io.Discard)
 	require.ErrorContains(t, err, "the database is not migrated")
 	require.ErrorContains(t, err, "fanoutctl migrate does it")
+	err = run(t.Context(), []string{"-db", "postgres://127.0.0.1:1/away", "status"}, io.Discard, io.Discard, io.Discard)
+	require.ErrorContains(t, err, "connect")
+	assert.NotContains(t, err.Error(), "migrate", "which would not help")
 	ctl(t, url, "migrate")
 	assert.Equal(t, "TARGET  WAITING  OLDEST  DEAD  HELD\n", ctl(t, url, "status"))
 }
