@@ -148,7 +148,7 @@ func classifyError(t *target, err error) verdict {
 	if errors.As(err, &panicked) || errors.Is(err, ErrGoexit) {
 		return verdict{reach: unanswered, err: err}
 	}
-	if errors.Is(err, ErrAddressRefused) {
+	if errors.Is(err, ErrAddressBlocked) {
 		return verdict{reach: notSent, err: err}
 	}
 	if t.endpoint != nil {

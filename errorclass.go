@@ -15,7 +15,7 @@ import (
 //
 //	timeout, canceled, dns, connect, certificate, connection, response_too_large,
 //	panic, goexit, breaker_open, bulkhead_full, rate_limited, queue_full, closed,
-//	address_refused, auth, invalid, skipped, compensated
+//	address_blocked, auth, invalid, skipped, compensated
 //
 // and "_OTHER" for the rest; it is empty for nil. Of a [*TargetError] it names what
 // the last attempt met, if there was one. An error that a queue has kept, and has read
@@ -80,7 +80,7 @@ var errorClasses = []struct {
 	{"skipped", is(ErrSkipped)},
 	{"compensated", is(ErrCompensated)},
 	{"closed", is(ErrClosed)},
-	{"address_refused", is(ErrAddressRefused)},
+	{"address_blocked", is(ErrAddressBlocked)},
 	{"response_too_large", is(ErrResponseTooLarge)},
 	{"certificate", func(err error) bool {
 		return has[*tls.CertificateVerificationError](err) || errors.Is(err, ErrCertificateRefused)

@@ -74,8 +74,8 @@ var (
 	// ErrAttemptTimeout: no complete answer within [Policy.AttemptTimeout]. It
 	// matches [context.DeadlineExceeded].
 	ErrAttemptTimeout error = timeoutError("attempt timeout")
-	// ErrAddressRefused: the target's [Guard] refused the address. Nothing was sent.
-	ErrAddressRefused = errors.New("address refused")
+	// ErrAddressBlocked: the target's [Guard] blocked the address. Nothing was sent.
+	ErrAddressBlocked = errors.New("address blocked")
 	// ErrCertificateRefused: the target did not take our client certificate, or wants
 	// one, and says so by a TLS alert. Under TLS 1.3 it does so when the request is out,
 	// which it then does not read. See [TLS].

@@ -68,7 +68,7 @@ type Config struct {
 	// SecurityLogger gets what a security team wants to know, one record for each
 	// event, with the message "fanout: security" and the attribute "event":
 	// auth_failed (an info if a token was only due for renewal), certificate_refused,
-	// address_refused, input_refused, rate_limited (warnings), targets_set and
+	// address_blocked, input_refused, rate_limited (warnings), targets_set and
 	// targets_removed (infos). Those of a delivery have "target", "dispatch_id",
 	// "class" and "correlation_id". Default none.
 	SecurityLogger *slog.Logger

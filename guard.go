@@ -19,7 +19,7 @@ import (
 // and none that carry another address in them, as NAT64, 6to4 and Teredo do.
 //
 // The zero value, as in [PublicOnly], lets through ports 80 and 443 of public
-// addresses. A refused address ends the delivery with [ErrAddressRefused]. For tests
+// addresses. A blocked address ends the delivery with [ErrAddressBlocked]. For tests
 // on loopback:
 //
 //	&fanout.Guard{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Ports: []uint16{}}
@@ -27,7 +27,7 @@ type Guard struct {
 	// Allow are addresses to let through though they are not public: a test server,
 	// a partner's private network. Default none.
 	Allow []netip.Prefix
-	// Deny are addresses to refuse though they are public: your own, say. It wins
+	// Deny are addresses to block though they are public: your own, say. It wins
 	// over Allow. Default none.
 	Deny []netip.Prefix
 	// Ports are those that may be dialled. Default 80 and 443; not nil and empty
@@ -35,7 +35,7 @@ type Guard struct {
 	Ports []uint16
 	// Proxy is the way to all guarded targets. It resolves names by itself, and has
 	// to check addresses by itself: the guard then looks at nothing but the ports
-	// and addresses in URLs, and refuses names that are not letters, digits, dots and
+	// and addresses in URLs, and blocks names that are not letters, digits, dots and
 	// hyphens. Default none, whatever the environment says.
 	Proxy *url.URL
 }
@@ -67,14 +67,14 @@ func (g *Guard) ports() []uint16 {
 	return g.Ports
 }
 
-// check refuses an address that is about to be dialled.
+// check blocks an address that is about to be dialled.
 func (g *Guard) check(network, address string) error {
 	if network != "tcp4" && network != "tcp6" {
-		return refusedAddress("network %s", network)
+		return blockedAddress("network %s", network)
 	}
 	target, err := netip.ParseAddrPort(address)
 	if err != nil {
-		return refusedAddress("not an address")
+		return blockedAddress("not an address")
 	}
 	return g.checkAddress(target)
 }
@@ -83,13 +83,13 @@ func (g *Guard) checkAddress(target netip.AddrPort) error {
 	ip := target.Addr().WithZone("").Unmap()
 	switch {
 	case !g.allowsPort(target.Port()):
-		return refusedPort(target.Port())
+		return blockedPort(target.Port())
 	case contains(g.Deny, ip):
-		return refusedAddress("%s is denied", ip)
+		return blockedAddress("%s is in Guard.Deny", ip)
 	case contains(g.Allow, ip):
 		return nil
 	case !public(ip):
-		return refusedAddress("%s is not public", ip)
+		return blockedAddress("%s is not public", ip)
 	}
 	return nil
 }
@@ -98,12 +98,12 @@ func (g *Guard) allowsPort(port uint16) bool {
 	return len(g.ports()) == 0 || slices.Contains(g.ports(), port)
 }
 
-func refusedPort(port uint16) error {
-	return refusedAddress("port %d is not among Guard.Ports", port)
+func blockedPort(port uint16) error {
+	return blockedAddress("port %d is not among Guard.Ports", port)
 }
 
-func refusedAddress(format string, args ...any) error {
-	return fmt.Errorf("%w: "+format, append([]any{ErrAddressRefused}, args...)...)
+func blockedAddress(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ErrAddressBlocked}, args...)...)
 }
 
 func contains(prefixes []netip.Prefix, ip netip.Addr) bool {
@@ -111,7 +111,7 @@ func contains(prefixes []netip.Prefix, ip netip.Addr) bool {
 }
 
 // public follows the IANA registries of special-purpose addresses, and more
-// strictly: what is there for a protocol of its own is refused too.
+// strictly: what is there for a protocol of its own is blocked too.
 func public(ip netip.Addr) bool {
 	if ip.Is4() {
 		return !contains(special4, ip)
@@ -161,7 +161,7 @@ func prefixes(all ...string) []netip.Prefix {
 	return parsed
 }
 
-// checkURL refuses what can be known before anything is dialled, for a proxy hides
+// checkURL blocks what can be known before anything is dialled, for a proxy hides
 // the rest.
 func (g *Guard) checkURL(u *url.URL) error {
 	host, port := strings.TrimSuffix(u.Hostname(), "."), uint16(portOf(u)) //nolint:gosec // URLs are checked for it
@@ -169,14 +169,14 @@ func (g *Guard) checkURL(u *url.URL) error {
 	if err != nil {
 		switch {
 		case g.Proxy != nil && !plainName(host):
-			return refusedAddress("it may be an address in disguise")
+			return blockedAddress("it may be an address in disguise")
 		case !g.allowsPort(port):
-			return refusedPort(port)
+			return blockedPort(port)
 		}
 		return nil
 	}
 	if g.Proxy != nil && ip.Zone() != "" {
-		return refusedAddress("it has a zone")
+		return blockedAddress("it has a zone")
 	}
 	return g.checkAddress(netip.AddrPortFrom(ip, port))
 }

@@ -49,7 +49,7 @@ func TestTheGuardKnowsAddressesInAnySpelling(t *testing.T) {
 		if public {
 			require.NoError(t, r.Err, host)
 		} else {
-			require.ErrorIs(t, r.Err, fanout.ErrAddressRefused, host)
+			require.ErrorIs(t, r.Err, fanout.ErrAddressBlocked, host)
 		}
 	}
 }
@@ -83,7 +83,7 @@ func TestTheGuardLooksAtWhatIsDialled(t *testing.T) {
 		"a name":                {byName, fanout.Guard{Ports: []uint16{}}, "is not public"},
 		"allowed":               {server.URL, fanout.Guard{Ports: []uint16{port}, Allow: []netip.Prefix{loopback}}, ""},
 		"allowed, not the port": {server.URL, fanout.Guard{Allow: []netip.Prefix{loopback}}, "port " + strconv.Itoa(address.Port)},
-		"allowed and denied":    {server.URL, fanout.Guard{Ports: []uint16{port}, Allow: []netip.Prefix{loopback}, Deny: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}, "127.0.0.1 is denied"},
+		"allowed and denied":    {server.URL, fanout.Guard{Ports: []uint16{port}, Allow: []netip.Prefix{loopback}, Deny: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}, "127.0.0.1 is in Guard.Deny"},
 	} {
 		reached = 0
 		target := fanout.Target{Name: "hook", URL: test.url, Guard: &test.guard}
@@ -93,7 +93,7 @@ func TestTheGuardLooksAtWhatIsDialled(t *testing.T) {
 			continue
 		}
 		require.ErrorContains(t, r.Err, test.want, name)
-		require.ErrorIs(t, r.Err, fanout.ErrAddressRefused, name)
+		require.ErrorIs(t, r.Err, fanout.ErrAddressBlocked, name)
 		assert.Equal(t, fanout.Failed, r.Outcome, name)
 		assert.Len(t, r.Attempts, 1, "%s: not retried", name)
 		assert.Zero(t, reached, name)
@@ -105,7 +105,7 @@ func TestGuardedTargetsUseNobodyElsesConnections(t *testing.T) {
 	defer server.Close()
 	d := newDispatcher(t, fanout.Target{Name: "own", URL: server.URL}, fanout.Target{Name: "hook", URL: server.URL, Guard: &fanout.Guard{Ports: []uint16{}}})
 	require.NoError(t, dispatch(t.Context(), d, fanout.To("own"))["own"].Err, "whose connection is now idle")
-	require.ErrorIs(t, dispatch(t.Context(), d, fanout.To("hook"))["hook"].Err, fanout.ErrAddressRefused)
+	require.ErrorIs(t, dispatch(t.Context(), d, fanout.To("hook"))["hook"].Err, fanout.ErrAddressBlocked)
 }
 
 func TestAProxyIsOnlyUsedOnPurpose(t *testing.T) {
@@ -116,12 +116,12 @@ func TestAProxyIsOnlyUsedOnPurpose(t *testing.T) {
 	through, err := url.Parse(proxy.URL)
 	require.NoError(t, err)
 	guard := &fanout.Guard{Proxy: through}
-	for address, refused := range map[string]bool{"http://hook.example/x": false, "http://10.0.0.1/x": true, "http://hook.example:22/x": true, "http://[::1]/x": true,
+	for address, blocked := range map[string]bool{"http://hook.example/x": false, "http://10.0.0.1/x": true, "http://hook.example:22/x": true, "http://[::1]/x": true,
 		"http://127.1/x": true, "http://2130706433/x": true, "http://0x7f.0.0.1/x": true, "http://127.0.0.1./x": true, "http://\u2460\u2461\u2466.0.0.1/x": true, "http://\u2139.example/x": true, "http://127.0.0.1;x.example/": true, "http://127.0.0.1,x/": true, "http://[2606:4700::1%25x]/": true, "http://a-b_c.hook.example/x": false} {
 		asked = ""
 		r := dispatch(t.Context(), newDispatcher(t, fanout.Target{Name: "hook", URL: address, Guard: guard}))["hook"]
-		if refused {
-			require.ErrorIs(t, r.Err, fanout.ErrAddressRefused, address)
+		if blocked {
+			require.ErrorIs(t, r.Err, fanout.ErrAddressBlocked, address)
 			assert.Empty(t, asked)
 		} else {
 			require.NoError(t, r.Err)
@@ -172,7 +172,7 @@ func TestAGuardThatIsChangedLaterGuardsAsBefore(t *testing.T) {
 	guard := &fanout.Guard{Ports: []uint16{}, Deny: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}
 	d := newDispatcher(t, fanout.Target{Name: "hook", URL: server.URL, Guard: guard})
 	guard.Deny[0], guard.Allow = netip.MustParsePrefix("10.0.0.0/8"), []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
-	require.ErrorContains(t, dispatch(t.Context(), d)["hook"].Err, "127.0.0.1 is denied")
+	require.ErrorContains(t, dispatch(t.Context(), d)["hook"].Err, "127.0.0.1 is in Guard.Deny")
 }
 
 func TestAGuardThatCannotWorkIsRefused(t *testing.T) {
@@ -189,7 +189,7 @@ func TestAGuardThatCannotWorkIsRefused(t *testing.T) {
 func TestARefusedAddressSaysNothingAboutTheTarget(t *testing.T) {
 	d := newDispatcher(t, fanout.Target{Name: "hook", URL: "http://10.0.0.1", Guard: fanout.PublicOnly, Policy: fanout.Policy{Breaker: fanout.Breaker{ConsecutiveFailures: 1}}})
 	for range 3 {
-		require.ErrorIs(t, dispatch(context.Background(), d)["hook"].Err, fanout.ErrAddressRefused)
+		require.ErrorIs(t, dispatch(context.Background(), d)["hook"].Err, fanout.ErrAddressBlocked)
 	}
 	state, _ := d.BreakerState("hook")
 	assert.Equal(t, fanout.BreakerClosed, state)

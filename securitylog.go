@@ -12,7 +12,7 @@ import (
 const (
 	eventAuthFailed     = "auth_failed"         // credentials could not be had, or were refused
 	eventCertificate    = "certificate_refused" // the target's by us, or ours by the target
-	eventAddressRefused = "address_refused"     // by a [Guard]
+	eventAddressBlocked = "address_blocked"     // by a [Guard]
 	eventInputRefused   = "input_refused"       // a payload or a target that cannot be used
 	eventRateLimited    = "rate_limited"        // a delivery was rejected by [RateLimit]
 	eventTargetsSet     = "targets_set"
@@ -34,8 +34,8 @@ func (dl *delivery) securityAttempt(ctx context.Context, a *Attempt) {
 		t.security(ctx, slog.LevelInfo, eventAuthFailed, dl.securityAttributes(strconv.Itoa(a.StatusCode))...)
 	case a.StatusCode == http.StatusUnauthorized, a.StatusCode == http.StatusForbidden, a.StatusCode == http.StatusProxyAuthRequired:
 		t.security(ctx, slog.LevelWarn, eventAuthFailed, dl.securityAttributes(strconv.Itoa(a.StatusCode))...)
-	case errors.Is(a.Err, ErrAddressRefused):
-		t.security(ctx, slog.LevelWarn, eventAddressRefused, append(dl.securityAttributes(ErrorClass(a.Err)), slog.String("error", shown(a.Err)))...)
+	case errors.Is(a.Err, ErrAddressBlocked):
+		t.security(ctx, slog.LevelWarn, eventAddressBlocked, append(dl.securityAttributes(ErrorClass(a.Err)), slog.String("error", shown(a.Err)))...)
 	case ErrorClass(a.Err) == "certificate":
 		t.security(ctx, slog.LevelWarn, eventCertificate, append(dl.securityAttributes("certificate"), slog.String("error", shown(a.Err)))...)
 	}

@@ -42,7 +42,7 @@ func TestWhatASecurityTeamWantsToKnowIsOneStream(t *testing.T) {
 	assert.Equal(t, []string{
 		"WARN auth_failed refused<nil> 403 visit-7",
 		"WARN auth_failed unsigned<nil> auth visit-7",
-		"WARN address_refused hook<nil> address_refused visit-7",
+		"WARN address_blocked hook<nil> address_blocked visit-7",
 		"WARN rate_limited limited<nil> rate_limited visit-7",
 		"WARN input_refused <nil><nil> <nil> visit-7",
 		"WARN input_refused <nil><nil> <nil> visit-7",

@@ -82,7 +82,7 @@ func StandardSchedule() []time.Duration {
 // expired, is tried again by the schedule.
 func Final(r fanout.Result) bool {
 	switch fanout.ErrorClass(r.Err) {
-	case "certificate", "dns", "connect", "connection", "timeout", "address_refused", "auth":
+	case "certificate", "dns", "connect", "connection", "timeout", "address_blocked", "auth":
 		return errors.Is(r.Err, fanout.ErrNotIdempotent)
 	}
 	return errors.Is(r.Err, fanout.ErrNotRetried) || errors.Is(r.Err, fanout.ErrNotIdempotent)
