@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+
+	"github.com/fanout-go/fanout/internal/header"
 )
 
 // HeaderAuth sends a secret in a header, as APIs with a key want it:
@@ -48,9 +50,9 @@ func (a secretAuth) check() error {
 		return errors.New("its secret is nil")
 	case strings.Contains(a.user, ":"):
 		return errors.New("the user name has a colon, which ends it (RFC 7617)")
-	case !validFieldName(a.header):
+	case !header.ValidName(a.header):
 		return fmt.Errorf("%.100q is not a header name", a.header)
-	case refusedHeaders[name] || name == "Content-Type":
+	case header.Reserved(name) || name == "Content-Type":
 		return fmt.Errorf("%s is set by the library or the connection", name)
 	}
 	return nil

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/fanout-go/fanout/internal/header"
 )
 
 // Handler turns each inbound POST, PUT or PATCH into one dispatch of its body:
@@ -189,7 +191,7 @@ func (h *Handler) forwarded(in http.Header) http.Header {
 	}
 	for _, name := range h.ForwardHeader {
 		name = http.CanonicalHeaderKey(name)
-		if values := in[name]; values != nil && !hop[name] && !neverForwarded[name] && !refusedHeaders[name] && name != "Content-Type" {
+		if values := in[name]; values != nil && !hop[name] && !neverForwarded[name] && !header.Reserved(name) && name != "Content-Type" {
 			out[name] = values
 		}
 	}
@@ -229,6 +231,18 @@ func newReport(receipt Receipt, results Results) Report {
 		report.Targets = append(report.Targets, t)
 	}
 	return report
+}
+
+// headerList splits lists such as those of Connection, and makes their names
+// canonical.
+func headerList(values []string) []string {
+	var names []string
+	for _, value := range values {
+		for name := range strings.SplitSeq(value, ",") {
+			names = append(names, http.CanonicalHeaderKey(strings.TrimSpace(name)))
+		}
+	}
+	return names
 }
 
 func (h *Handler) refuse(w http.ResponseWriter, p Problem) {

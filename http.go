@@ -13,6 +13,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/fanout-go/fanout/internal/header"
 )
 
 // endpoint is the fixed part of every request to an HTTP target.
@@ -93,7 +95,7 @@ func validMethod(method string) bool {
 			return false
 		}
 	}
-	return validFieldName(method) && method != http.MethodConnect
+	return header.ValidName(method) && method != http.MethodConnect
 }
 
 // exchange is one attempt's request. A transport may hold on to it after it

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+
+	"github.com/fanout-go/fanout/internal/header"
 )
 
 // Idempotency says how a target is told that two attempts are the same
@@ -46,7 +48,7 @@ func (i Idempotency) withDefaults() Idempotency {
 
 func (i Idempotency) check() error {
 	switch {
-	case i.Header != "" && i.Header != "-" && !validFieldName(i.Header):
+	case i.Header != "" && i.Header != "-" && !header.ValidName(i.Header):
 		return invalid("Idempotency.Header", "%q is not a header name", i.Header)
 	case taken(http.CanonicalHeaderKey(i.Header)):
 		return invalid("Idempotency.Header", "%s has another meaning", i.Header)
@@ -57,14 +59,14 @@ func (i Idempotency) check() error {
 }
 
 // taken reports whether a header cannot carry a key.
-func taken(header string) bool {
-	switch header {
+func taken(name string) bool {
+	switch name {
 	case "Idempotency-Key":
 		return false
 	case "Accept", "Authorization", "Content-Encoding", "Content-Type", "Cookie", "Expect", "User-Agent":
 		return true
 	}
-	return refusedHeaders[header]
+	return header.Reserved(name)
 }
 
 // off reports whether no key is sent.

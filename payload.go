@@ -6,6 +6,8 @@ import (
 	"io"
 	"net/http"
 	"slices"
+
+	"github.com/fanout-go/fanout/internal/header"
 )
 
 // Payload is a payload with more to say than its value. Any other value given
@@ -52,7 +54,7 @@ func encode(payload any) (*Submission, error) {
 			s.ContentType = "application/json"
 		}
 	}
-	if !validFieldValue(s.ContentType) {
+	if !header.ValidValue(s.ContentType) {
 		return nil, invalidPayload("ContentType", errors.New("not a header value"))
 	}
 	if p.Header != nil {

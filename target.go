@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/fanout-go/fanout/internal/header"
 )
 
 // Target is one target API definition. It is plain data where it can be, and
@@ -283,7 +285,7 @@ func (t *target) checkPrepared(given, r *Request) error {
 	if err := checkHeader(r.Header); err != nil {
 		return &InvalidError{Target: t.Name, Field: "Header", Err: err}
 	}
-	if !validFieldValue(r.ContentType) {
+	if !header.ValidValue(r.ContentType) {
 		return &InvalidError{Target: t.Name, Field: "ContentType", Err: errors.New("not a header value")}
 	}
 	return nil
