@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/fanout-go/fanout/internal/redact"
 )
 
 // verdict is what one attempt came to.
@@ -143,7 +145,7 @@ func statusVerdict(t *target, status *StatusError, err error) verdict {
 
 // classifyError judges an attempt that ended without an answer.
 func classifyError(t *target, err error) verdict {
-	err = withoutURL(err)
+	err = redact.URL(err)
 	var panicked *PanicError
 	if errors.As(err, &panicked) || errors.Is(err, ErrGoexit) {
 		return verdict{reach: unanswered, err: err}

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/fanout-go/fanout/internal/ids"
 )
 
 // CloudEvent is a payload as CloudEvents 1.0 describes it, for targets that take
@@ -93,7 +95,7 @@ func (e CloudEvent) payload() Payload {
 	if e.ID == "" {
 		return Payload{}
 	}
-	return Payload{IdempotencyKey: hashed(e.Source + "\x00" + e.ID)}
+	return Payload{IdempotencyKey: ids.Hash(e.Source + "\x00" + e.ID)}
 }
 
 func (e CloudEvent) attributes() (map[string]string, error) {
@@ -105,7 +107,7 @@ func (e CloudEvent) attributes() (map[string]string, error) {
 		when = time.Now()
 	}
 	all := map[string]string{
-		"specversion": "1.0", "id": cmp.Or(e.ID, newID()), "source": e.Source, "type": e.Type,
+		"specversion": "1.0", "id": cmp.Or(e.ID, ids.New()), "source": e.Source, "type": e.Type,
 		"time": when.UTC().Format(time.RFC3339Nano), "subject": e.Subject, "dataschema": e.DataSchema,
 	}
 	maps.Copy(all, e.Extensions)

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+
+	"github.com/fanout-go/fanout/internal/ids"
 )
 
 // Headers that tie requests together. The correlation ID is the same on every
@@ -64,7 +66,7 @@ func CorrelationMiddleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := cmp.Or(CorrelationID(r.Context()), r.Header.Get(CorrelationHeader))
 		if !ValidCorrelationID(id) {
-			id = newID()
+			id = ids.New()
 		}
 		w.Header().Set(CorrelationHeader, id)
 		next.ServeHTTP(w, r.WithContext(WithCorrelationID(r.Context(), id)))

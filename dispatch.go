@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/fanout-go/fanout/internal/ids"
 )
 
 // Option says more about one dispatch. Without any, it goes to all of
@@ -71,7 +73,7 @@ func (d *Dispatcher) plan(ctx context.Context, payload any, options []Option) (*
 	if s.Named() {
 		s.DispatchID = s.terms.id
 	} else {
-		s.DispatchID = newID()
+		s.DispatchID = ids.New()
 	}
 	if s.enough, err = enoughOf(options, chosen); err != nil {
 		return nil, err

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"runtime"
 	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/fanout-go/fanout/internal/panics"
+	"github.com/fanout-go/fanout/internal/redact"
 )
 
 // Why a delivery ended without success. Every [TargetError] wraps one of
@@ -143,45 +145,21 @@ func (e *StatusError) Error() string {
 type PanicError struct {
 	Value any
 	Stack []byte // of the goroutine that panicked, as runtime/debug.Stack gives it
-	where string
+	Where string // the function and line of user code that panicked
 }
 
 // newPanicError must be called by the deferred function that recovered value.
 func newPanicError(value any) *PanicError {
-	return &PanicError{Value: value, Stack: debug.Stack(), where: panicSite()}
+	return &PanicError{Value: value, Stack: debug.Stack(), Where: panics.Site()}
 }
 
 // Error gives the panic's value and place; the whole stack is in Stack.
 func (e *PanicError) Error() string {
 	value := e.Value
 	if err, ok := value.(error); ok {
-		value = withoutURL(err)
+		value = redact.URL(err)
 	}
-	return fmt.Sprintf("panic: %v (%s)", value, e.where)
-}
-
-// panicSite is where user code first panicked: what it calls may recover and
-// panic again, as encoding/json does.
-func panicSite() string {
-	const ours = "github.com/fanout-go/fanout."
-	callers := make([]uintptr, 64)
-	frames := runtime.CallersFrames(callers[:runtime.Callers(0, callers)])
-	site, panicking := "unknown place", false
-	for {
-		frame, more := frames.Next()
-		switch {
-		case frame.Function == "runtime.gopanic":
-			site, panicking = "", true
-		case strings.HasPrefix(frame.Function, "runtime."):
-		case site == "":
-			site = fmt.Sprintf("%s:%d", frame.Function, frame.Line)
-		case panicking && strings.HasPrefix(frame.Function, ours):
-			return site
-		}
-		if !more {
-			return site
-		}
-	}
+	return fmt.Sprintf("panic: %v (%s)", value, e.Where)
 }
 
 // Unwrap returns the panic's value if it is an error.

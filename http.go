@@ -3,7 +3,6 @@ package fanout
 import (
 	"bytes"
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -12,9 +11,9 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 
 	"github.com/fanout-go/fanout/internal/header"
+	"github.com/fanout-go/fanout/internal/redact"
 )
 
 // endpoint is the fixed part of every request to an HTTP target.
@@ -159,7 +158,7 @@ func (e *endpoint) sign(ctx context.Context, x *exchange, r *Request, body []byt
 	own.URL, own.Body = &u, body
 	x.request.Header = x.request.Header.Clone()
 	if err := e.signer.Sign(ctx, &own, x.request.Header); err != nil {
-		return withoutURL(err)
+		return redact.URL(err)
 	}
 	return checkFields(x.request.Header)
 }
@@ -177,31 +176,16 @@ func (e *endpoint) authenticate(ctx context.Context, x *exchange) error {
 	}
 	if refresher, ok := auth.(Refresher); ok && x.refresh {
 		if err := refresher.Refresh(ctx); err != nil {
-			return withoutURL(err)
+			return redact.URL(err)
 		}
 	}
 	if err := auth.Authenticate(ctx, &x.request); err != nil {
-		return withoutURL(err)
+		return redact.URL(err)
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	return checkFields(x.request.Header)
-}
-
-// withoutURL hides the address of a request that user code made: a token's, or
-// that of a Sender.
-func withoutURL(err error) error {
-	var u *url.Error
-	if !errors.As(err, &u) || has[*shownAs](err) {
-		return err
-	}
-	short := u.Op + ": " + withoutQuotes(u.Err).Error()
-	text := strings.ReplaceAll(err.Error(), u.Error(), short)
-	if u.URL != "" && strings.Contains(text, u.URL) {
-		text = short
-	}
-	return &shownAs{text, err}
 }
 
 var identity = []string{"identity"} // no body, rather than an empty chunked one
@@ -238,9 +222,9 @@ func (e *endpoint) roundTrip(ctx context.Context, x *exchange) (*Response, error
 	resp, err := e.transport.RoundTrip(&x.request)
 	switch {
 	case err != nil && x.sight != nil && x.sight.nothingSent():
-		return nil, NotSent(withoutQuotes(err))
+		return nil, NotSent(redact.Quotes(err))
 	case err != nil:
-		return nil, withoutQuotes(err)
+		return nil, redact.Quotes(err)
 	case resp == nil:
 		return nil, errors.New("the transport returned neither answer nor error")
 	}
@@ -249,7 +233,7 @@ func (e *endpoint) roundTrip(ctx context.Context, x *exchange) (*Response, error
 	}
 	body, err := readBody(resp, e.maxBytes)
 	if err != nil {
-		err = withoutQuotes(err)
+		err = redact.Quotes(err)
 	}
 	*x.answer = Response{StatusCode: resp.StatusCode, Header: resp.Header, Body: body, incomplete: err != nil}
 	switch {
@@ -266,29 +250,6 @@ func (e *endpoint) roundTrip(ctx context.Context, x *exchange) (*Response, error
 func closeAtEnd(ctx context.Context, body io.Closer) (stop func() bool) {
 	return context.AfterFunc(ctx, func() { _ = body.Close() })
 }
-
-// withoutQuotes cuts an error's text at the first quote: net/http quotes what it
-// cannot read, and a hostile peer may have sent our own request back. The names in
-// a certificate stand there without quotes.
-func withoutQuotes(err error) error {
-	if named := (x509.HostnameError{}); errors.As(err, &named) {
-		return &shownAs{"x509: certificate is not valid for " + named.Host, err}
-	}
-	text, _, quoted := strings.Cut(err.Error(), `"`)
-	if !quoted {
-		return err
-	}
-	return &shownAs{strings.TrimRight(text, " :="), err}
-}
-
-// shownAs is an error with another text.
-type shownAs struct {
-	text string
-	err  error
-}
-
-func (e *shownAs) Error() string { return e.text }
-func (e *shownAs) Unwrap() error { return e.err }
 
 // readBody reads a body to its end, so that the connection can be used again,
 // and closes it. A body over limit is not drained: its connection is closed.

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/fanout-go/fanout/internal/header"
+	"github.com/fanout-go/fanout/internal/ids"
 )
 
 // Idempotency says how a target is told that two attempts are the same
@@ -103,7 +104,7 @@ func keySuffix(name string) string {
 	if len(name) <= 64 && validKey(name) && !strings.Contains(name, ":") {
 		return ":" + name
 	}
-	return ":" + hashed(name)
+	return ":" + ids.Hash(name)
 }
 
 // idempotentMethod follows RFC 9110, section 9.2.2.

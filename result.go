@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"slices"
 	"time"
+
+	"github.com/fanout-go/fanout/internal/redact"
 )
 
 // Outcome is what became of one target in a dispatch. The zero value is invalid.
@@ -207,7 +209,7 @@ func Decode[T any](r Result) (T, error) {
 	case has[*json.SyntaxError](err):
 		return v, fmt.Errorf("fanout: %s: answer is not the JSON expected: %w", r.Target, err)
 	case err != nil: // of a type that reads itself, and may quote the value
-		return v, &shownAs{fmt.Sprintf("fanout: %s: answer is not the JSON expected: a %T cannot be read from it", r.Target, v), err}
+		return v, redact.As(fmt.Sprintf("fanout: %s: answer is not the JSON expected: a %T cannot be read from it", r.Target, v), err)
 	}
 	return v, nil
 }

@@ -8,8 +8,8 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"sync"
-	"time"
+
+	"github.com/fanout-go/fanout/internal/watchfile"
 )
 
 // Secret is a value that shows itself to nobody: it prints, formats, logs and
@@ -82,88 +82,15 @@ func (e envSecret) Secret(context.Context) (Secret, error) {
 // end. It is looked at once a second at most, and read again if it has changed. While
 // it cannot be read, what it held last is used.
 func FileSecret(path string) SecretSource {
-	return &fileSecret{file: watchedFile[Secret]{path: path, parse: func(content []byte) (Secret, error) {
+	return &fileSecret{watchfile.New(path, func(content []byte) (Secret, error) {
 		content = bytes.TrimRight(content, "\r\n")
 		if len(content) == 0 {
 			return Secret{}, errors.New("empty")
 		}
 		return NewSecret(string(content)), nil
-	}}}
+	})}
 }
 
-type fileSecret struct{ file watchedFile[Secret] }
+type fileSecret struct{ file *watchfile.File[Secret] }
 
-func (f *fileSecret) Secret(context.Context) (Secret, error) { return f.file.get() }
-
-// watchedFile is what was made of a file, made again when it changes.
-type watchedFile[T any] struct {
-	path  string
-	parse func([]byte) (T, error)
-
-	mu     sync.Mutex
-	looked time.Time
-	info   os.FileInfo // as it was when read
-	value  T
-	known  bool
-}
-
-const lookEvery = time.Second
-
-func (f *watchedFile[T]) get() (T, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.known && time.Since(f.looked) < lookEvery {
-		return f.value, nil
-	}
-	if err := f.look(); err != nil && !f.known {
-		return f.value, fmt.Errorf("%s: %w", f.path, err)
-	}
-	return f.value, nil
-}
-
-func (f *watchedFile[T]) look() error {
-	f.looked = time.Now()
-	info, err := os.Stat(f.path)
-	if err != nil {
-		return errors.Unwrap(err)
-	}
-	if f.known && os.SameFile(info, f.info) && info.ModTime().Equal(f.info.ModTime()) && info.Size() == f.info.Size() {
-		return nil
-	}
-	content, err := readSmallFile(f.path)
-	if err != nil {
-		return err
-	}
-	value, err := f.parse(content)
-	if err != nil {
-		return err
-	}
-	f.value, f.known, f.info = value, true, info
-	return nil
-}
-
-const maxSecret = 64 << 10
-
-func readSmallFile(path string) ([]byte, error) {
-	// Opening something else, such as a pipe, could wait for ever.
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, errors.Unwrap(err)
-	}
-	if !info.Mode().IsRegular() {
-		return nil, errors.New("not a regular file")
-	}
-	file, err := os.Open(path) //nolint:gosec // whoever wrote the configuration names it
-	if err != nil {
-		return nil, errors.Unwrap(err)
-	}
-	defer file.Close()
-	content, err := io.ReadAll(io.LimitReader(file, maxSecret+1))
-	switch {
-	case err != nil:
-		return nil, err
-	case len(content) > maxSecret:
-		return nil, fmt.Errorf("longer than %d bytes", maxSecret)
-	}
-	return content, nil
-}
+func (f *fileSecret) Secret(context.Context) (Secret, error) { return f.file.Get() }

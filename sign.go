@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/fanout-go/fanout/internal/ids"
 )
 
 // Signer signs each attempt at an HTTP target, after [Target.Auth], so that the
@@ -89,7 +91,7 @@ func webhookID(r *Request) string {
 	case r.IdempotencyKey == "":
 		return r.DispatchID
 	case strings.Contains(r.IdempotencyKey, "."):
-		return hashed(r.IdempotencyKey)
+		return ids.Hash(r.IdempotencyKey)
 	}
 	return r.IdempotencyKey
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/fanout-go/fanout/internal/ids"
 	"github.com/fanout-go/fanout/internal/statuspage"
 )
 
@@ -35,7 +36,7 @@ func (d *Dispatcher) serveStatus(w http.ResponseWriter, r *http.Request) {
 	}
 	query := r.URL.Query()
 	if query.Get("format") != "json" && acceptsHTML(r.Header.Values("Accept")) {
-		nonce := newID()
+		nonce := ids.New()
 		header.Set("Content-Type", "text/html; charset=utf-8")
 		header.Set("Content-Security-Policy", fmt.Sprintf(
 			"default-src 'none'; style-src 'nonce-%[1]s'; script-src 'nonce-%[1]s'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'", nonce))

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/fanout-go/fanout/internal/strictjson"
+	"github.com/fanout-go/fanout/internal/watchfile"
 )
 
 // LoadConfig reads a [Config] from a JSON file:
@@ -131,7 +132,7 @@ func resolve(reference string) (string, error) {
 }
 
 func readSecret(path string) (string, error) {
-	content, err := readSmallFile(path)
+	content, err := watchfile.Read(path)
 	secret := bytes.TrimRight(content, "\r\n")
 	switch {
 	case err != nil:

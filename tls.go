@@ -4,6 +4,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+
+	"github.com/fanout-go/fanout/internal/watchfile"
 )
 
 // TLS is how a target is told who calls (mutual TLS), and whom to believe. TLS 1.2
@@ -25,7 +27,7 @@ type TLS struct {
 func (t *TLS) config() (*tls.Config, error) {
 	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName}
 	if t.CAFile != "" {
-		pem, err := readSmallFile(t.CAFile)
+		pem, err := watchfile.Read(t.CAFile)
 		if err != nil {
 			return nil, &InvalidError{Field: "TLS.CAFile", Err: err}
 		}
@@ -37,16 +39,16 @@ func (t *TLS) config() (*tls.Config, error) {
 	if t.CertFile == "" && t.KeyFile == "" {
 		return c, nil
 	}
-	certificate := &watchedFile[*tls.Certificate]{path: t.CertFile, parse: t.parse}
-	if _, err := certificate.get(); err != nil {
+	certificate := watchfile.New(t.CertFile, t.parse)
+	if _, err := certificate.Get(); err != nil {
 		return nil, &InvalidError{Field: "TLS.CertFile", Err: err}
 	}
-	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return certificate.get() }
+	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return certificate.Get() }
 	return c, nil
 }
 
 func (t *TLS) parse(cert []byte) (*tls.Certificate, error) {
-	key, err := readSmallFile(t.KeyFile)
+	key, err := watchfile.Read(t.KeyFile)
 	if err != nil {
 		return nil, errors.New("its KeyFile cannot be read")
 	}

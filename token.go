@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/fanout-go/fanout/internal/redact"
 )
 
 // Token is a bearer token.
@@ -219,7 +221,7 @@ func (a *tokenAuth) end(f *fetch, token Token, err error) {
 		err = errors.New("it has expired already")
 	}
 	if err != nil {
-		f.err = &noTokenError{withoutURL(err)}
+		f.err = &noTokenError{redact.URL(err)}
 	}
 	close(f.done)
 	if a.fetch != f {

@@ -1,4 +1,5 @@
-package fanout
+// Package ids makes IDs that no two of are equal.
+package ids
 
 import (
 	"crypto/rand"
@@ -11,22 +12,24 @@ import (
 // An ID is 120 random bits in base32: letters and digits only.
 const idBytes, idLength = 15, 24
 
-// ids makes IDs a batch at a time, since every dispatch needs one: an allocation
+// shared makes IDs a batch at a time, since every dispatch needs one: an allocation
 // and a read of randomness for 64 of them.
-var ids mint
+var shared mint
 
 type mint struct {
 	mu   sync.Mutex
 	left string
 }
 
-// hashed is what stands for a text that cannot stand for itself.
-func hashed(text string) string {
+// Hash stands for a text that cannot stand for itself, for example because it is too
+// long. It is 32 hexadecimal digits, the same for equal texts.
+func Hash(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return hex.EncodeToString(sum[:16])
 }
 
-func newID() string { return ids.next() }
+// New returns 24 letters and digits.
+func New() string { return shared.next() }
 
 func (m *mint) next() string {
 	m.mu.Lock()

@@ -1,0 +1,52 @@
+// Package redact takes out of the text of errors what must not be shown: addresses,
+// which may hold a secret, and what a peer sent. The errors stay what they are for
+// [errors.Is] and [errors.As].
+package redact
+
+import (
+	"crypto/x509"
+	"errors"
+	"net/url"
+	"strings"
+)
+
+// URL hides the address of a request that user code made, for example for a token or
+// in a Sender: of `Post "https://id.example/?key=x": EOF` it leaves `Post: EOF`.
+func URL(err error) error {
+	var u *url.Error
+	var done *shownAs
+	if !errors.As(err, &u) || errors.As(err, &done) {
+		return err
+	}
+	short := u.Op + ": " + Quotes(u.Err).Error()
+	text := strings.ReplaceAll(err.Error(), u.Error(), short)
+	if u.URL != "" && strings.Contains(text, u.URL) {
+		text = short
+	}
+	return As(text, err)
+}
+
+// Quotes cuts an error's text at the first quote. net/http quotes what it cannot read,
+// and a hostile peer may have sent our own request back. The names in a certificate
+// stand in an error without quotes, so its text is replaced.
+func Quotes(err error) error {
+	if named := (x509.HostnameError{}); errors.As(err, &named) {
+		return As("x509: certificate is not valid for "+named.Host, err)
+	}
+	text, _, quoted := strings.Cut(err.Error(), `"`)
+	if !quoted {
+		return err
+	}
+	return As(strings.TrimRight(text, " :="), err)
+}
+
+// As is err with another text.
+func As(text string, err error) error { return &shownAs{text, err} }
+
+type shownAs struct {
+	text string
+	err  error
+}
+
+func (e *shownAs) Error() string { return e.text }
+func (e *shownAs) Unwrap() error { return e.err }
