@@ -100,7 +100,9 @@ func (d *Dispatcher) gatesOf(t *target) *gates {
 // choose resolves the options to targets.
 func (d *Dispatcher) choose(ctx context.Context, options []Option) (*selection, error) {
 	chosen := d.registry.everything()
-	if selecting := selecting(options); len(selecting) > 0 {
+	selecting := selecting(options)
+	chose := len(selecting) > 0
+	if chose {
 		var err error
 		if chosen, err = d.chooseSome(ctx, selecting); err != nil {
 			return nil, err
@@ -110,9 +112,16 @@ func (d *Dispatcher) choose(ctx context.Context, options []Option) (*selection, 
 		return nil, chosen.err
 	}
 	if len(chosen.targets) == 0 {
-		return nil, invalid("Targets", "none to dispatch to")
+		return nil, noTargets(chose)
 	}
 	return chosen, nil
+}
+
+func noTargets(chose bool) error {
+	if chose {
+		return invalid("Targets", "%w were chosen by the options of the call", ErrNoTargets)
+	}
+	return invalid("Targets", "%w are configured", ErrNoTargets)
 }
 
 func selecting(options []Option) []Option {

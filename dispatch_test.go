@@ -100,7 +100,7 @@ func TestWhatCannotBeDispatchedIsRefusedBeforeAnythingIsSent(t *testing.T) {
 		{"correlation ID", fanout.Payload{Value: 1, CorrelationID: "a\n"}, nil, "fanout: Payload.CorrelationID: must be 1 to 128 letters, digits and characters of -._~:/+=@"},
 		{"unknown target", good, []fanout.Option{fanout.To("nobody")}, `fanout: target "nobody": Name: no target of this name is configured`},
 		{"twice", good, []fanout.Option{fanout.To("crm", "crm")}, `fanout: target "crm": Name: given twice`},
-		{"nothing chosen", good, []fanout.Option{fanout.To()}, "fanout: Targets: none to dispatch to"},
+		{"nothing chosen", good, []fanout.Option{fanout.To()}, "fanout: Targets: no targets were chosen by the options of the call"},
 		{"bad target in the call", good, []fanout.Option{fanout.To("crm"), fanout.ToTargets(fanout.Target{Name: "x", URL: "/path"})}, `fanout: target "x": URL: scheme is neither http nor https`},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -71,6 +71,27 @@ var (
 	ErrInvalid = errors.New("invalid")
 )
 
+// What can be wrong with a dispatch though its configuration and the code that calls it
+// are right. An [InvalidError] wraps one of these, so that whoever takes payloads from
+// others can tell whose fault it is:
+//
+//	switch {
+//	case errors.Is(err, fanout.ErrPayloadTooLarge): // 413: the sender's
+//	case errors.Is(err, fanout.ErrNoTargets): // 503: the operator's
+//	}
+var (
+	// ErrPayloadTooLarge: the payload, as it is sent, has more than
+	// [Config.MaxPayloadBytes], or more than the queue takes.
+	ErrPayloadTooLarge = errors.New("too large")
+	// ErrPayloadRefused: [Config.Validate] or [Target.Validate] returned an error,
+	// which is wrapped too, or panicked.
+	ErrPayloadRefused = errors.New("refused")
+	// ErrIdempotencyKey: [Payload.IdempotencyKey] cannot be sent in a header.
+	ErrIdempotencyKey = errors.New("must be 1 to 128 visible ASCII characters")
+	// ErrNoTargets: no targets are configured, or the options of the call chose none.
+	ErrNoTargets = errors.New("no targets")
+)
+
 // What went wrong in one attempt.
 var (
 	// ErrAttemptTimeout: no complete answer within [Policy.AttemptTimeout]. It

@@ -37,12 +37,12 @@ type Config struct {
 	// Default none.
 	Lookup func(ctx context.Context, name string) (Target, error)
 
-	// MaxPayloadBytes bounds the encoded payload. Default 16 MiB; negative means no
-	// bound.
+	// MaxPayloadBytes bounds the encoded payload: a longer one is refused with
+	// [ErrPayloadTooLarge]. Default 16 MiB; negative means no bound.
 	MaxPayloadBytes int
 	// Validate looks at every payload before anything is sent, once for all
 	// targets; see [Target.Validate]. An error refuses the dispatch with an
-	// [*InvalidError]. Default none.
+	// [*InvalidError], which wraps [ErrPayloadRefused] and it. Default none.
 	Validate func(context.Context, *Submission) error
 
 	// Queue keeps what is submitted. Default [NewMemoryQueue] with its defaults.

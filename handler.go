@@ -202,17 +202,17 @@ func (h *Handler) forwarded(in http.Header) http.Header {
 func problemOf(err error) *Problem {
 	var invalid *InvalidError
 	switch {
+	case errors.Is(err, ErrPayloadTooLarge):
+		return &Problem{Status: http.StatusRequestEntityTooLarge}
+	case errors.Is(err, ErrPayloadRefused):
+		return &Problem{Status: http.StatusUnprocessableEntity, Detail: "the body is not valid"}
+	case errors.Is(err, ErrIdempotencyKey):
+		return &Problem{Status: http.StatusBadRequest, Detail: "Idempotency-Key " + ErrIdempotencyKey.Error()}
 	case errors.Is(err, ErrFull):
 		return &Problem{Status: http.StatusServiceUnavailable, Detail: "no room for more at the moment"}
 	case errors.Is(err, ErrClosed):
 		return &Problem{Status: http.StatusServiceUnavailable, Detail: "shutting down"}
-	case errors.As(err, &invalid) && invalid.Field == "Payload.IdempotencyKey":
-		return &Problem{Status: http.StatusBadRequest, Detail: "Idempotency-Key " + invalid.Err.Error()}
-	case errors.As(err, &invalid) && invalid.Field == "Payload.Body":
-		return &Problem{Status: http.StatusRequestEntityTooLarge}
-	case errors.As(err, &invalid) && invalid.Field == "Payload":
-		return &Problem{Status: http.StatusUnprocessableEntity, Detail: "the body is not valid"}
-	case errors.As(err, &invalid) && (invalid.Field == "Targets" || invalid.Target != ""):
+	case errors.Is(err, ErrNoTargets), errors.As(err, &invalid) && invalid.Target != "":
 		return &Problem{Status: http.StatusServiceUnavailable, Detail: "there is nowhere to send it at the moment"}
 	case errors.Is(err, ErrInvalid):
 		return &Problem{Status: http.StatusBadRequest, Detail: "the request cannot be passed on"}

@@ -2,7 +2,6 @@ package fanout
 
 import (
 	"cmp"
-	"errors"
 	"net/http"
 	"strings"
 
@@ -83,8 +82,6 @@ func (i Idempotency) value(key string) string {
 var structuredEscaper = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
 const maxKey = 128
-
-var errKey = errors.New("must be 1 to 128 visible ASCII characters")
 
 func validKey(key string) bool {
 	if key == "" || len(key) > maxKey {

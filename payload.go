@@ -64,7 +64,7 @@ func encode(payload any) (*Submission, error) {
 		s.Header = p.Header.Clone()
 	}
 	if s.IdempotencyKey != "" && !validKey(s.IdempotencyKey) {
-		return nil, invalidPayload("IdempotencyKey", errKey)
+		return nil, invalidPayload("IdempotencyKey", ErrIdempotencyKey)
 	}
 	if s.CorrelationID != "" && !ValidCorrelationID(s.CorrelationID) {
 		return nil, invalidPayload("CorrelationID", errCorrelationID)

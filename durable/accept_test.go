@@ -188,8 +188,8 @@ func TestWhatCannotBeKeptIsRefused(t *testing.T) {
 		options []fanout.Option
 		want    string
 	}{
-		"a body too large":              {fanout.Payload{Body: make([]byte, 101), ContentType: "text/plain"}, nil, "fanout: Payload.Body: 101 bytes with its header, and the queue takes 100"},
-		"a header too large":            {fanout.Payload{Header: http.Header{"X": {string(bytes.Repeat([]byte("x"), 101))}}}, nil, "fanout: Payload.Body: 102 bytes"},
+		"a body too large":              {fanout.Payload{Body: make([]byte, 101), ContentType: "text/plain"}, nil, "fanout: Payload.Body: too large: 101 bytes with its header, and the queue takes 100"},
+		"a header too large":            {fanout.Payload{Header: http.Header{"X": {string(bytes.Repeat([]byte("x"), 101))}}}, nil, "fanout: Payload.Body: too large: 102 bytes"},
 		"a header in Latin-1":           {fanout.Payload{Header: http.Header{"X": {"caf\xe9"}}}, nil, "fanout: Payload.Header: X: not UTF-8"},
 		"a target given in the call":    {"entry", []fanout.Option{fanout.ToTargets(sender.Target("stranger"))}, `fanout: target "stranger": ToTargets: a durable queue finds targets by name`},
 		"order among dependent targets": {"entry", []fanout.Option{fanout.InOrder("k")}, "fanout: InOrder: is not for targets that depend on each other"},

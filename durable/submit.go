@@ -82,7 +82,7 @@ func (q *Queue) acceptable(s *fanout.Submission) error {
 		return &fanout.InvalidError{Field: "Payload.ContentType", Err: errors.New("not UTF-8, which a durable queue cannot keep")}
 	}
 	if most := q.config.MaxPayloadBytes; most > 0 && size > most {
-		return &fanout.InvalidError{Field: "Payload.Body", Err: fmt.Errorf("%d bytes with its header, and the queue takes %d", size, most)}
+		return &fanout.InvalidError{Field: "Payload.Body", Err: fmt.Errorf("%w: %d bytes with its header, and the queue takes %d", fanout.ErrPayloadTooLarge, size, most)}
 	}
 	return nil
 }

@@ -26,13 +26,13 @@ func TestOnlyWhatFitsIsSent(t *testing.T) {
 	defer d.Close(t.Context())
 	for body, want := range map[string]string{
 		`{"order":"7","cents":1999}`:               "",
-		`{"order":"s3cr3t","cents":1}`:             `fanout: Payload: does not fit its schema: "/order": pattern`,
-		`{"order":"7","cents":-4711}`:              `fanout: Payload: does not fit its schema: "/cents": minimum`,
-		`{"cents":1}`:                              `fanout: Payload: does not fit its schema: "/": required ["order"]`,
-		`{"order":"7","s3cr3t":true}`:              `fanout: Payload: does not fit its schema: "/": additionalProperties`,
-		`{"order":"s3cr3t","order":"7","cents":1}`: `fanout: Payload: has a name twice in one object`,
-		`{"order":"7"} s3cr3t`:                     `fanout: Payload: not JSON`,
-		`s3cr3t`:                                   `fanout: Payload: not JSON`,
+		`{"order":"s3cr3t","cents":1}`:             `fanout: Payload: refused: does not fit its schema: "/order": pattern`,
+		`{"order":"7","cents":-4711}`:              `fanout: Payload: refused: does not fit its schema: "/cents": minimum`,
+		`{"cents":1}`:                              `fanout: Payload: refused: does not fit its schema: "/": required ["order"]`,
+		`{"order":"7","s3cr3t":true}`:              `fanout: Payload: refused: does not fit its schema: "/": additionalProperties`,
+		`{"order":"s3cr3t","order":"7","cents":1}`: `fanout: Payload: refused: has a name twice in one object`,
+		`{"order":"7"} s3cr3t`:                     `fanout: Payload: refused: not JSON`,
+		`s3cr3t`:                                   `fanout: Payload: refused: not JSON`,
 		`{"order":7,"cents":"s3cr3t"}`:             `"/cents": type`,
 	} {
 		_, err := d.Dispatch(t.Context(), fanout.Payload{Body: []byte(body), ContentType: "application/json"})
