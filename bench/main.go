@@ -2,7 +2,7 @@
 // contenders in turn, several rounds over, and writes the medians as ratios to
 // bench/README.md.
 //
-//	go run ./bench
+//	go run -C bench .
 package main
 
 import (
@@ -20,7 +20,7 @@ func main() {
 	}
 	rounds := flag.Int("rounds", 8, "rounds to take the median of")
 	slice := flag.Duration("slice", 100*time.Millisecond, "length of one measurement")
-	out := flag.String("o", filepath.Join("bench", "README.md"), "`FILE` to write")
+	out := flag.String("o", "README.md", "`FILE` to write")
 	flag.Parse()
 	if err := run(*rounds, *slice, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -40,7 +40,7 @@ func park(n int) (release func()) {
 
 func run(rounds int, slice time.Duration, out string) error {
 	if _, err := os.Stat(filepath.Dir(out)); err != nil {
-		return fmt.Errorf("run it where go.work is: %w", err)
+		return err
 	}
 	defer park(1000)()
 	servers, err := startServers(counts[len(counts)-1])

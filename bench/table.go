@@ -121,7 +121,7 @@ func page(tables []table) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `# What it costs
 
-Made by `+"`go run ./bench`"+` with %s on %d cores, %s/%s. Do not edit it: run that again.
+Made by `+"`go run -C bench .`"+` with %s on %d cores, %s/%s. Do not edit it: run that again.
 
 A payload of 1 KiB goes to 1 to 100 targets. **Floor** is a WaitGroup and
 `+"`http.Client`"+` that reads each answer into memory, no resilience at all. **Hand-rolled** is errgroup, backoff, gobreaker,

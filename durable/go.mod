@@ -2,10 +2,8 @@ module github.com/fanout-go/fanout/durable
 
 go 1.26.0
 
-replace github.com/fanout-go/fanout => ..
-
 require (
-	github.com/fanout-go/fanout v0.0.0-00010101000000-000000000000
+	github.com/fanout-go/fanout v0.0.0
 	github.com/gofrs/flock v0.13.2
 	github.com/jackc/pgx/v5 v5.11.0
 	github.com/riverqueue/river v0.51.1

@@ -2,8 +2,6 @@ module github.com/fanout-go/fanout/jsonschema
 
 go 1.25.0
 
-replace github.com/fanout-go/fanout => ..
-
 require (
 	github.com/fanout-go/fanout v0.0.0
 	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3

@@ -2,8 +2,6 @@ module github.com/fanout-go/fanout/oauth
 
 go 1.25.0
 
-replace github.com/fanout-go/fanout => ..
-
 require (
 	github.com/fanout-go/fanout v0.0.0
 	github.com/stretchr/testify v1.12.1

@@ -2,8 +2,6 @@ module github.com/fanout-go/fanout/examples/observability
 
 go 1.25.0
 
-replace github.com/fanout-go/fanout => ../..
-
 require (
 	github.com/fanout-go/fanout v0.0.0
 	github.com/prometheus/client_golang v1.24.1

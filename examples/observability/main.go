@@ -2,7 +2,7 @@
 // APIs, seen through OpenTelemetry: metrics for Prometheus to scrape, metrics and
 // traces by OTLP, a log, and a live page of its targets.
 //
-//	go run ./examples/observability
+//	go run -C examples/observability .
 //
 // starts it with fakes of the three APIs, not all of them well, and signs up a few
 // times a second, so that there is something to see:

@@ -2,8 +2,6 @@ module github.com/fanout-go/fanout/internal/interop
 
 go 1.25.0
 
-replace github.com/fanout-go/fanout => ../..
-
 require (
 	github.com/cloudevents/sdk-go/v2 v2.16.2
 	github.com/fanout-go/fanout v0.0.0
