@@ -90,7 +90,7 @@
 //
 // # Definitions from a file
 //
-// [LoadConfig] reads targets and policies from JSON, with secrets by reference.
+// Package fanoutfile reads targets and policies from JSON, with secrets by reference.
 //
 // # Testing
 //

@@ -352,3 +352,9 @@ func TestAfterACloseThatTimedOutTheLastDispatchHangsUp(t *testing.T) {
 	close(release)
 	<-ended // goleak looks for connections left open
 }
+
+var errBroken = errors.New("broken")
+
+type brokenReader struct{}
+
+func (brokenReader) Read([]byte) (int, error) { return 0, errBroken }

@@ -33,6 +33,7 @@ import (
 	"syscall"
 
 	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/fanoutfile"
 )
 
 func main() {
@@ -93,7 +94,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		fakes := startFakes()
 		defer fakes.close()
 		config.Targets = fakes.targets()
-	} else if config, err = fanout.LoadConfig(o.targets); err != nil {
+	} else if config, err = fanoutfile.Load(o.targets); err != nil {
 		return err
 	}
 	var done results

@@ -1,4 +1,4 @@
-package fanout_test
+package fanoutfile_test
 
 import (
 	"errors"
@@ -17,15 +17,16 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/fanoutfile"
 )
 
-func TestTheExampleFileLoadsAndIsAccepted(t *testing.T) {
+func TestRead_TheExampleFileIsAccepted(t *testing.T) {
 	key := filepath.Join(t.TempDir(), "crm_key")
 	require.NoError(t, os.WriteFile(key, []byte("k-1\n"), 0o600))
-	document, err := os.ReadFile("testdata/targets.json")
+	document, err := os.ReadFile("../testdata/targets.json")
 	require.NoError(t, err)
 	t.Setenv("EMAIL_TOKEN", "t-1")
-	config, err := fanout.ReadConfig(strings.NewReader(strings.ReplaceAll(string(document), "/run/secrets/crm_key", key)))
+	config, err := fanoutfile.Read(strings.NewReader(strings.ReplaceAll(string(document), "/run/secrets/crm_key", key)))
 	require.NoError(t, err)
 
 	assert.Equal(t, fanout.Config{
@@ -55,11 +56,11 @@ func TestTheExampleFileLoadsAndIsAccepted(t *testing.T) {
 }
 
 // A field added to Target or Policy is in files from then on, or is named here.
-func TestEveryFieldThatHoldsDataCanStandInAFile(t *testing.T) {
+func TestRead_KnowsEveryFieldThatHoldsData(t *testing.T) {
 	notData := []string{"Auth", "Sign", "Transport", "Sender", "Validate", "Prepare", "Classify"}
 	var left []string
 	check := func(owner reflect.Type, field, member string, load func(fanout.Config) any) {
-		config, err := fanout.ReadConfig(strings.NewReader(`{"targets":[{` + member + `}]}`))
+		config, err := fanoutfile.Read(strings.NewReader(`{"targets":[{` + member + `}]}`))
 		if err != nil {
 			left = append(left, field)
 			return
@@ -112,7 +113,7 @@ func sample(f reflect.StructField) string {
 	return fmt.Sprintf("%q:%s", snake(f.Name), value)
 }
 
-func TestAFileThatCannotBeMeantIsRefusedWithItsPlace(t *testing.T) {
+func TestRead_RefusesWhatCannotBeMeantWithItsPlace(t *testing.T) {
 	for _, test := range []struct{ document, want string }{
 		{``, `1:1: the document ends too early`},
 		{`{`, `1:2: the document ends too early`},
@@ -153,14 +154,14 @@ func TestAFileThatCannotBeMeantIsRefusedWithItsPlace(t *testing.T) {
 		{`{"targets": [{"header": {"A": "${file:/nowhere/at/all}"}}]}`, `1:31: targets[0].header.A: /nowhere/at/all: no such file or directory`},
 		{`{"targets": [{"header": {"A": "${file:/dev/null}"}}]}`, `1:31: targets[0].header.A: /dev/null: not a regular file`},
 	} {
-		_, err := fanout.ReadConfig(strings.NewReader(test.document))
+		_, err := fanoutfile.Read(strings.NewReader(test.document))
 		require.EqualError(t, err, "fanout: "+test.want, test.document)
 		require.ErrorIs(t, err, fanout.ErrInvalid)
 		require.NotErrorIs(t, err, fs.ErrNotExist, "only the file itself can be missing")
 	}
 }
 
-func TestReferencesStandForWhatTheyName(t *testing.T) {
+func TestRead_ReferencesStandForWhatTheyName(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "secret")
 	require.NoError(t, os.WriteFile(path, []byte("from ${env:X} file\r\n\n"), 0o600))
 	t.Setenv("FANOUT_A", "a")
@@ -175,13 +176,13 @@ func TestReferencesStandForWhatTheyName(t *testing.T) {
 		"$$${":                             "$${",
 		"$5 {x} $":                         "$5 {x} $",
 	} {
-		config, err := fanout.ReadConfig(strings.NewReader(fmt.Sprintf(`{"targets": [{"header": {"X-A": [%q]}}]}`, reference)))
+		config, err := fanoutfile.Read(strings.NewReader(fmt.Sprintf(`{"targets": [{"header": {"X-A": [%q]}}]}`, reference)))
 		require.NoError(t, err)
 		assert.Equal(t, want, config.Targets[0].Header.Get("X-A"), reference)
 	}
 }
 
-func TestWhatAReferenceHoldsIsInNoError(t *testing.T) {
+func TestRead_WhatAReferenceHoldsIsInNoError(t *testing.T) {
 	const secret = "s3cr3t"
 	t.Setenv("FANOUT_SECRET", secret+"\x7f/%zz://")
 	large := filepath.Join(t.TempDir(), "large")
@@ -192,7 +193,7 @@ func TestWhatAReferenceHoldsIsInNoError(t *testing.T) {
 		`{"name": "a", "url": "https://a.example", "header": {"X-A": "${env:FANOUT_SECRET}"}}`,
 		`{"name": "a", "url": "https://a.example", "header": {"X-A": "${file:` + large + `}"}}`,
 	} {
-		config, err := fanout.ReadConfig(strings.NewReader(`{"targets": [` + target + `]}`))
+		config, err := fanoutfile.Read(strings.NewReader(`{"targets": [` + target + `]}`))
 		if err == nil {
 			_, err = fanout.New(config)
 		}
@@ -201,28 +202,28 @@ func TestWhatAReferenceHoldsIsInNoError(t *testing.T) {
 	}
 }
 
-func TestAFileIsNamedInItsErrors(t *testing.T) {
+func TestLoad_NamesTheFileInErrors(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "targets.json")
 	require.NoError(t, os.WriteFile(path, []byte("{\n\"x\": 1}"), 0o600))
-	_, err := fanout.LoadConfig(path)
+	_, err := fanoutfile.Load(path)
 	require.EqualError(t, err, "fanout: "+path+":2:1: x: unknown field; known are defaults, max_payload_bytes, targets")
 
-	_, err = fanout.LoadConfig(filepath.Join(t.TempDir(), "none.json"))
+	_, err = fanoutfile.Load(filepath.Join(t.TempDir(), "none.json"))
 	require.ErrorIs(t, err, fs.ErrNotExist)
-	_, err = fanout.LoadConfig(t.TempDir())
+	_, err = fanoutfile.Load(t.TempDir())
 	require.ErrorContains(t, err, "is a directory")
 }
 
-func TestAByteOrderMarkIsPassedOver(t *testing.T) {
-	config, err := fanout.ReadConfig(strings.NewReader("\ufeff" + `{"targets": [{"name": "a"}]}`))
+func TestRead_PassesOverAByteOrderMark(t *testing.T) {
+	config, err := fanoutfile.Read(strings.NewReader("\ufeff" + `{"targets": [{"name": "a"}]}`))
 	require.NoError(t, err)
 	require.Equal(t, "a", config.Targets[0].Name)
 }
 
-func TestAFileIsReadWithinBounds(t *testing.T) {
-	_, err := fanout.ReadConfig(strings.NewReader(`{"targets": [` + strings.Repeat(" ", 1<<20) + `]}`))
+func TestRead_IsBounded(t *testing.T) {
+	_, err := fanoutfile.Read(strings.NewReader(`{"targets": [` + strings.Repeat(" ", 1<<20) + `]}`))
 	require.EqualError(t, err, "fanout: longer than 1048576 bytes")
-	_, err = fanout.ReadConfig(brokenReader{})
+	_, err = fanoutfile.Read(brokenReader{})
 	require.ErrorIs(t, err, errBroken)
 }
 
@@ -232,8 +233,8 @@ type brokenReader struct{}
 
 func (brokenReader) Read([]byte) (int, error) { return 0, errBroken }
 
-func FuzzReadConfig(f *testing.F) {
-	example, err := os.ReadFile("testdata/targets.json")
+func FuzzRead(f *testing.F) {
+	example, err := os.ReadFile("../testdata/targets.json")
 	require.NoError(f, err)
 	f.Add(string(example))
 	f.Add(`{"targets": [{"name": "a", "url": "https://a.example", "header": {"A": "$${x"}}]}`)
@@ -242,7 +243,7 @@ func FuzzReadConfig(f *testing.F) {
 		if strings.Contains(strings.ReplaceAll(document, "$${", ""), "${") || strings.Contains(document, `\u`) {
 			t.Skip("it would read this machine's files")
 		}
-		config, err := fanout.ReadConfig(strings.NewReader(document))
+		config, err := fanoutfile.Read(strings.NewReader(document))
 		if err == nil {
 			_, err = fanout.New(config)
 		}
