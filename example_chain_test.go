@@ -81,7 +81,7 @@ func ExampleGuard() {
 	results, _ := d.Dispatch(context.Background(), ada, fanout.ToTargets(
 		fanout.Target{
 			Name: "customer 7", URL: hook.URL,
-			Guard: fanout.PublicOnly,                                  // a stranger chose the URL: public addresses only
+			Guard: fanout.PublicOnly(),                                // a stranger chose the URL: public addresses only
 			Sign:  fanout.WebhookSigner(fanout.EnvSecret("HOOK_KEY")), // as Standard Webhooks has it
 		},
 	))

@@ -18,11 +18,11 @@ import (
 // those that the IANA special-purpose registries (RFC 6890) do not set aside,
 // and none that carry another address in them, as NAT64, 6to4 and Teredo do.
 //
-// The zero value, as in [PublicOnly], lets through ports 80 and 443 of public
+// The zero value, which [PublicOnly] returns, lets through ports 80 and 443 of public
 // addresses. A blocked address ends the delivery with [ErrAddressBlocked]. For tests
 // on loopback:
 //
-//	&fanout.Guard{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Ports: []uint16{}}
+//	&fanout.Guard{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, AnyPort: true}
 type Guard struct {
 	// Allow are addresses to let through though they are not public: a test server,
 	// a partner's private network. Default none.
@@ -30,9 +30,10 @@ type Guard struct {
 	// Deny are addresses to block though they are public: your own, say. It wins
 	// over Allow. Default none.
 	Deny []netip.Prefix
-	// Ports are those that may be dialled. Default 80 and 443; not nil and empty
-	// means any.
+	// Ports are those that may be dialled. Default, nil or empty, 80 and 443.
 	Ports []uint16
+	// AnyPort lets every port through; Ports must be empty then. Default false.
+	AnyPort bool
 	// Proxy is the way to all guarded targets. It resolves names by itself, and has
 	// to check addresses by itself: the guard then looks at nothing but the ports
 	// and addresses in URLs, and blocks names that are not letters, digits, dots and
@@ -40,19 +41,19 @@ type Guard struct {
 	Proxy *url.URL
 }
 
-// PublicOnly is the zero [Guard].
-var PublicOnly = &Guard{}
+// PublicOnly returns a new zero [Guard], which is the caller's to change.
+func PublicOnly() *Guard { return &Guard{} }
 
 // settings are the same for guards that let through the same.
 func (g *Guard) settings() string {
 	if g == nil {
 		return ""
 	}
-	return fmt.Sprint(g.Allow, g.Deny, g.ports(), g.Proxy)
+	return fmt.Sprint(g.Allow, g.Deny, g.ports(), g.AnyPort, g.Proxy)
 }
 
 func (g *Guard) clone() *Guard {
-	c := &Guard{Allow: slices.Clone(g.Allow), Deny: slices.Clone(g.Deny), Ports: slices.Clone(g.Ports)}
+	c := &Guard{Allow: slices.Clone(g.Allow), Deny: slices.Clone(g.Deny), Ports: slices.Clone(g.Ports), AnyPort: g.AnyPort}
 	if g.Proxy != nil {
 		proxy := *g.Proxy
 		c.Proxy = &proxy
@@ -61,7 +62,7 @@ func (g *Guard) clone() *Guard {
 }
 
 func (g *Guard) ports() []uint16 {
-	if g.Ports == nil {
+	if len(g.Ports) == 0 {
 		return []uint16{80, 443}
 	}
 	return g.Ports
@@ -95,7 +96,7 @@ func (g *Guard) checkAddress(target netip.AddrPort) error {
 }
 
 func (g *Guard) allowsPort(port uint16) bool {
-	return len(g.ports()) == 0 || slices.Contains(g.ports(), port)
+	return g.AnyPort || slices.Contains(g.ports(), port)
 }
 
 func blockedPort(port uint16) error {
@@ -200,6 +201,9 @@ func (g *Guard) control(network, address string, _ syscall.RawConn) error {
 }
 
 func (g *Guard) validate() error {
+	if g.AnyPort && len(g.Ports) > 0 {
+		return invalid("Guard.AnyPort", "set together with Ports")
+	}
 	if g.Proxy != nil && g.Proxy.Host == "" {
 		return invalid("Guard.Proxy", "no host")
 	}

@@ -21,7 +21,7 @@ import (
 	"github.com/fanout-go/fanout"
 )
 
-func TestTheGuardKnowsAddressesInAnySpelling(t *testing.T) {
+func TestGuard_KnowsAddressesInAnySpelling(t *testing.T) {
 	const ok, no = true, false
 	// What is let through goes to a proxy, so that nothing leaves this machine.
 	proxy := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
@@ -54,18 +54,18 @@ func TestTheGuardKnowsAddressesInAnySpelling(t *testing.T) {
 	}
 }
 
-func TestNamesThatMeanLoopbackToSomeResolversReachNothing(t *testing.T) {
+func TestGuard_NamesThatMeanLoopbackToSomeResolversReachNothing(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("reached") }))
 	defer server.Close()
 	port := strconv.Itoa(server.Listener.Addr().(*net.TCPAddr).Port)
-	guard := &fanout.Guard{Ports: []uint16{}}
+	guard := &fanout.Guard{AnyPort: true}
 	for _, host := range []string{"localhost", "LOCALHOST", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "127.1", "127.0.0.1.", "localhost."} {
 		d := newDispatcher(t, with(fanout.Target{Name: "hook", URL: "http://" + host + ":" + port, Guard: guard}, fanout.Policy{Timeout: 2 * time.Second}))
 		assert.NotEqual(t, fanout.Delivered, dispatch(t.Context(), d)["hook"].Outcome, host)
 	}
 }
 
-func TestTheGuardLooksAtWhatIsDialled(t *testing.T) {
+func TestGuard_LooksAtWhatIsDialled(t *testing.T) {
 	var reached int
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached++ }))
 	defer server.Close()
@@ -79,8 +79,9 @@ func TestTheGuardLooksAtWhatIsDialled(t *testing.T) {
 		want  string // of the error; empty if it is let through
 	}{
 		"public only":           {server.URL, fanout.Guard{}, "port " + strconv.Itoa(address.Port)},
-		"any port":              {server.URL, fanout.Guard{Ports: []uint16{}}, "127.0.0.1 is not public"},
-		"a name":                {byName, fanout.Guard{Ports: []uint16{}}, "is not public"},
+		"no ports":              {server.URL, fanout.Guard{Ports: []uint16{}}, "port " + strconv.Itoa(address.Port)},
+		"any port":              {server.URL, fanout.Guard{AnyPort: true}, "127.0.0.1 is not public"},
+		"a name":                {byName, fanout.Guard{AnyPort: true}, "is not public"},
 		"allowed":               {server.URL, fanout.Guard{Ports: []uint16{port}, Allow: []netip.Prefix{loopback}}, ""},
 		"allowed, not the port": {server.URL, fanout.Guard{Allow: []netip.Prefix{loopback}}, "port " + strconv.Itoa(address.Port)},
 		"allowed and denied":    {server.URL, fanout.Guard{Ports: []uint16{port}, Allow: []netip.Prefix{loopback}, Deny: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}, "127.0.0.1 is in Guard.Deny"},
@@ -100,15 +101,15 @@ func TestTheGuardLooksAtWhatIsDialled(t *testing.T) {
 	}
 }
 
-func TestGuardedTargetsUseNobodyElsesConnections(t *testing.T) {
+func TestGuard_TargetsUseNobodyElsesConnections(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	defer server.Close()
-	d := newDispatcher(t, fanout.Target{Name: "own", URL: server.URL}, fanout.Target{Name: "hook", URL: server.URL, Guard: &fanout.Guard{Ports: []uint16{}}})
+	d := newDispatcher(t, fanout.Target{Name: "own", URL: server.URL}, fanout.Target{Name: "hook", URL: server.URL, Guard: &fanout.Guard{AnyPort: true}})
 	require.NoError(t, dispatch(t.Context(), d, fanout.To("own"))["own"].Err, "whose connection is now idle")
 	require.ErrorIs(t, dispatch(t.Context(), d, fanout.To("hook"))["hook"].Err, fanout.ErrAddressBlocked)
 }
 
-func TestAProxyIsOnlyUsedOnPurpose(t *testing.T) {
+func TestGuard_AProxyIsOnlyUsedOnPurpose(t *testing.T) {
 	var asked string
 	proxy := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { asked = r.URL.String() }))
 	defer proxy.Close()
@@ -130,7 +131,7 @@ func TestAProxyIsOnlyUsedOnPurpose(t *testing.T) {
 	}
 }
 
-func TestWhatAProxySaysIsNotRepeated(t *testing.T) {
+func TestGuard_WhatAProxySaysIsNotRepeated(t *testing.T) {
 	proxy := listener(t, func(c *net.TCPConn) {
 		_, _ = http.ReadRequest(bufio.NewReader(c))
 		_, _ = io.WriteString(c, "HTTP/1.1 407 s3cr3t\r\nContent-Length: 0\r\n\r\n")
@@ -141,13 +142,13 @@ func TestWhatAProxySaysIsNotRepeated(t *testing.T) {
 	assert.NotContains(t, r.Err.Error(), "s3cr3t")
 }
 
-func TestAProxyOverTLSIsNotShownTheCertificateForTheTarget(t *testing.T) {
+func TestGuard_AProxyOverTLSIsNotShownTheCertificateForTheTarget(t *testing.T) {
 	guard := &fanout.Guard{Proxy: &url.URL{Scheme: "https", Host: "127.0.0.1:1"}}
 	r := to(t, fanout.Target{Name: "hook", URL: "https://hook.example", Guard: guard, TLS: &fanout.TLS{}}, once)
 	require.ErrorContains(t, r.Err, "an https proxy cannot be used together with TLS settings of a target")
 }
 
-func TestTargetsWithEqualGuardsShareConnections(t *testing.T) {
+func TestGuard_EqualGuardsShareConnections(t *testing.T) {
 	var connections atomic.Int64
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
@@ -159,38 +160,44 @@ func TestTargetsWithEqualGuardsShareConnections(t *testing.T) {
 	defer server.Close()
 	d := newDispatcher(t)
 	for i := range 10 {
-		guard := &fanout.Guard{Ports: []uint16{}, Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
+		guard := &fanout.Guard{AnyPort: true, Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
 		target := fanout.Target{Name: fmt.Sprint("hook ", i), URL: server.URL, Guard: guard}
 		require.NoError(t, dispatch(t.Context(), d, fanout.ToTargets(target)).Err())
 	}
 	assert.EqualValues(t, 1, connections.Load())
 }
 
-func TestAGuardThatIsChangedLaterGuardsAsBefore(t *testing.T) {
+func TestGuard_ChangedLaterGuardsAsBefore(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("reached") }))
 	defer server.Close()
-	guard := &fanout.Guard{Ports: []uint16{}, Deny: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}
+	guard := &fanout.Guard{AnyPort: true, Deny: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}
 	d := newDispatcher(t, fanout.Target{Name: "hook", URL: server.URL, Guard: guard})
 	guard.Deny[0], guard.Allow = netip.MustParsePrefix("10.0.0.0/8"), []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 	require.ErrorContains(t, dispatch(t.Context(), d)["hook"].Err, "127.0.0.1 is in Guard.Deny")
 }
 
-func TestAGuardThatCannotWorkIsRefused(t *testing.T) {
+func TestGuard_ThatCannotWorkIsRefused(t *testing.T) {
 	for want, guard := range map[string]*fanout.Guard{
 		"Guard: an invalid prefix": {Allow: []netip.Prefix{{}}},
 		"Guard: ::ffff:10.0.0.0/104 is IPv4 mapped to IPv6: write it as IPv4": {Deny: []netip.Prefix{netip.MustParsePrefix("::ffff:10.0.0.0/104")}},
-		"Guard.Proxy: no host": {Proxy: &url.URL{Path: "proxy.example"}},
+		"Guard.AnyPort: set together with Ports":                              {AnyPort: true, Ports: []uint16{8443}},
+		"Guard.Proxy: no host":                                                {Proxy: &url.URL{Path: "proxy.example"}},
 	} {
 		_, err := fanout.New(fanout.Config{Targets: []fanout.Target{{Name: "hook", URL: "https://hook.example", Guard: guard}}})
 		require.EqualError(t, err, `fanout: target "hook": `+want)
 	}
 }
 
-func TestARefusedAddressSaysNothingAboutTheTarget(t *testing.T) {
-	d := newDispatcher(t, fanout.Target{Name: "hook", URL: "http://10.0.0.1", Guard: fanout.PublicOnly, Policy: fanout.Policy{Breaker: fanout.Breaker{ConsecutiveFailures: 1}}})
+func TestGuard_ABlockedAddressSaysNothingAboutTheTarget(t *testing.T) {
+	d := newDispatcher(t, fanout.Target{Name: "hook", URL: "http://10.0.0.1", Guard: fanout.PublicOnly(), Policy: fanout.Policy{Breaker: fanout.Breaker{ConsecutiveFailures: 1}}})
 	for range 3 {
 		require.ErrorIs(t, dispatch(context.Background(), d)["hook"].Err, fanout.ErrAddressBlocked)
 	}
 	state, _ := d.BreakerState("hook")
 	assert.Equal(t, fanout.BreakerClosed, state)
+}
+
+func TestGuard_PublicOnlyIsNobodyElses(t *testing.T) {
+	fanout.PublicOnly().AnyPort = true
+	assert.Equal(t, &fanout.Guard{}, fanout.PublicOnly())
 }

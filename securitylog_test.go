@@ -20,7 +20,7 @@ func TestWhatASecurityTeamWantsToKnowIsOneStream(t *testing.T) {
 	unsigned := via("unsigned", answering(200))
 	unsigned.Auth = fanout.AuthenticatorFunc(func(context.Context, *http.Request) error { return errors.New("no token") })
 	limited := with(via("limited", answering(200)), fanout.Policy{RateLimit: fanout.RateLimit{PerSecond: 0.001, Burst: 1, MaxWait: -1}})
-	d := newWith(t, fanout.Config{SecurityLogger: log.logger(slog.LevelInfo), Targets: []fanout.Target{refused, unsigned, limited, {Name: "hook", URL: "http://10.0.0.1", Guard: fanout.PublicOnly}}})
+	d := newWith(t, fanout.Config{SecurityLogger: log.logger(slog.LevelInfo), Targets: []fanout.Target{refused, unsigned, limited, {Name: "hook", URL: "http://10.0.0.1", Guard: fanout.PublicOnly()}}})
 	ctx := fanout.WithCorrelationID(t.Context(), "visit-7")
 	for _, names := range []string{"refused", "unsigned", "hook", "limited", "limited"} {
 		dispatch(ctx, d, fanout.To(names))

@@ -57,7 +57,7 @@ type event struct {
 type customers map[string]*endpoint
 
 // lookup finds a customer's endpoint, now and after any restart. A stranger's URL
-// would have Guard: fanout.PublicOnly; these are on this machine.
+// would have Guard: fanout.PublicOnly(); these are on this machine.
 func (c customers) lookup(_ context.Context, name string) (fanout.Target, error) {
 	e, ok := c[name]
 	if !ok {
