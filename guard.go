@@ -5,16 +5,16 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
-	"strings"
 	"syscall"
-	"unicode"
+
+	"github.com/fanout-go/fanout/internal/guard"
 )
 
 // Guard keeps a target from reaching where a stranger who chose its URL must not
 // reach: this machine, private networks, the metadata service of a cloud. Addresses
-// are checked when they are dialled, after the name was resolved, so that a name
-// that resolves to something else by then gains nothing. Connections of guarded
-// targets are shared with no others. Only addresses of the public Internet pass:
+// are checked when they are dialled, after the name was resolved. A name that resolves
+// to another address by then gains nothing. Guarded targets share connections only with
+// targets whose Guard and TLS are the same. Only addresses of the public Internet pass:
 // those that the IANA special-purpose registries (RFC 6890) do not set aside,
 // and none that carry another address in them, as NAT64, 6to4 and Teredo do.
 //
@@ -36,8 +36,8 @@ type Guard struct {
 	AnyPort bool
 	// Proxy is the way to all guarded targets. It resolves names by itself, and has
 	// to check addresses by itself: the guard then looks at nothing but the ports
-	// and addresses in URLs, and blocks names that are not letters, digits, dots and
-	// hyphens. Default none, whatever the environment says.
+	// and addresses in URLs, and blocks names that are not letters, digits, dots,
+	// hyphens and underscores. Default none, whatever the environment says.
 	Proxy *url.URL
 }
 
@@ -68,143 +68,33 @@ func (g *Guard) ports() []uint16 {
 	return g.Ports
 }
 
-// check blocks an address that is about to be dialled.
-func (g *Guard) check(network, address string) error {
-	if network != "tcp4" && network != "tcp6" {
-		return blockedAddress("network %s", network)
-	}
-	target, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return blockedAddress("not an address")
-	}
-	return g.checkAddress(target)
-}
-
-func (g *Guard) checkAddress(target netip.AddrPort) error {
-	ip := target.Addr().WithZone("").Unmap()
-	switch {
-	case !g.allowsPort(target.Port()):
-		return blockedPort(target.Port())
-	case contains(g.Deny, ip):
-		return blockedAddress("%s is in Guard.Deny", ip)
-	case contains(g.Allow, ip):
-		return nil
-	case !public(ip):
-		return blockedAddress("%s is not public", ip)
-	}
-	return nil
-}
-
-func (g *Guard) allowsPort(port uint16) bool {
-	return g.AnyPort || slices.Contains(g.ports(), port)
-}
-
-func blockedPort(port uint16) error {
-	return blockedAddress("port %d is not among Guard.Ports", port)
-}
-
-func blockedAddress(format string, args ...any) error {
-	return fmt.Errorf("%w: "+format, append([]any{ErrAddressBlocked}, args...)...)
-}
-
-func contains(prefixes []netip.Prefix, ip netip.Addr) bool {
-	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(ip) })
-}
-
-// public follows the IANA registries of special-purpose addresses, and more
-// strictly: what is there for a protocol of its own is blocked too.
-func public(ip netip.Addr) bool {
-	if ip.Is4() {
-		return !contains(special4, ip)
-	}
-	return global6.Contains(ip) && !contains(special6, ip)
-}
-
-var (
-	special4 = prefixes(
-		"0.0.0.0/8",        // this network
-		"10.0.0.0/8",       // private
-		"100.64.0.0/10",    // carrier-grade NAT
-		"127.0.0.0/8",      // loopback
-		"168.63.129.16/32", // metadata and DNS of Azure
-		"169.254.0.0/16",   // link-local, and the metadata of most clouds
-		"172.16.0.0/12",    // private
-		"192.0.0.0/24",     // protocol assignments
-		"192.0.2.0/24",     // documentation
-		"192.31.196.0/24",  // AS112
-		"192.52.193.0/24",  // AMT
-		"192.88.99.0/24",   // 6to4 relays
-		"192.168.0.0/16",   // private
-		"192.175.48.0/24",  // AS112
-		"198.18.0.0/15",    // benchmarks
-		"198.51.100.0/24",  // documentation
-		"203.0.113.0/24",   // documentation
-		"224.0.0.0/4",      // multicast
-		"240.0.0.0/4",      // reserved, and broadcast
-	)
-	// What is outside is loopback, mapped, NAT64, unique local, link-local,
-	// multicast, segment routing or not assigned.
-	global6  = netip.MustParsePrefix("2000::/3")
-	special6 = prefixes(
-		"2001::/23",         // Teredo, ORCHID and other protocols
-		"2001:db8::/32",     // documentation
-		"2002::/16",         // 6to4
-		"2620:4f:8000::/48", // AS112
-		"3fff::/20",         // documentation
-	)
-)
-
-func prefixes(all ...string) []netip.Prefix {
-	parsed := make([]netip.Prefix, len(all))
-	for i, s := range all {
-		parsed[i] = netip.MustParsePrefix(s)
-	}
-	return parsed
+func (g *Guard) rules() *guard.Rules {
+	return &guard.Rules{Allow: g.Allow, Deny: g.Deny, Ports: g.ports(), AnyPort: g.AnyPort, Proxied: g.Proxy != nil}
 }
 
 // checkURL blocks what can be known before anything is dialled, for a proxy hides
 // the rest.
 func (g *Guard) checkURL(u *url.URL) error {
-	host, port := strings.TrimSuffix(u.Hostname(), "."), uint16(portOf(u)) //nolint:gosec // URLs are checked for it
-	ip, err := netip.ParseAddr(host)
-	if err != nil {
-		switch {
-		case g.Proxy != nil && !plainName(host):
-			return blockedAddress("it may be an address in disguise")
-		case !g.allowsPort(port):
-			return blockedPort(port)
-		}
-		return nil
-	}
-	if g.Proxy != nil && ip.Zone() != "" {
-		return blockedAddress("it has a zone")
-	}
-	return g.checkAddress(netip.AddrPortFrom(ip, port))
-}
-
-// plainName reports whether a proxy reads a host as a name and as nothing else: not
-// so 127.1, or digits that IDNA maps to those of ASCII.
-func plainName(host string) bool {
-	last := strings.ToLower(host[strings.LastIndexByte(host, '.')+1:])
-	return strings.Trim(last, "0123456789") != "" && !strings.HasPrefix(last, "0x") &&
-		!strings.ContainsFunc(host, func(r rune) bool {
-			return r != '-' && r != '.' && r != '_' && (r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r))
-		})
+	return blocked(g.rules().Host(u.Hostname(), uint16(portOf(u)))) //nolint:gosec // URLs are checked for it
 }
 
 // control is for a dialler, which calls it with each address before connecting.
 func (g *Guard) control(network, address string, _ syscall.RawConn) error {
-	if g.Proxy != nil {
-		return nil // it is the proxy that is dialled
+	return blocked(g.rules().Dial(network, address))
+}
+
+func blocked(reason error) error {
+	if reason == nil {
+		return nil
 	}
-	return g.check(network, address)
+	return fmt.Errorf("%w: %w", ErrAddressBlocked, reason)
 }
 
 func (g *Guard) validate() error {
-	if g.AnyPort && len(g.Ports) > 0 {
+	switch {
+	case g.AnyPort && len(g.Ports) > 0:
 		return invalid("Guard.AnyPort", "set together with Ports")
-	}
-	if g.Proxy != nil && g.Proxy.Host == "" {
+	case g.Proxy != nil && g.Proxy.Host == "":
 		return invalid("Guard.Proxy", "no host")
 	}
 	for _, p := range slices.Concat(g.Allow, g.Deny) {
