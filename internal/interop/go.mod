@@ -3,6 +3,7 @@ module github.com/fanout-go/fanout/internal/interop
 go 1.25.0
 
 require (
+	code.dny.dev/ssrf v0.3.0
 	github.com/cloudevents/sdk-go/v2 v2.16.2
 	github.com/fanout-go/fanout v0.0.0
 	github.com/standard-webhooks/standard-webhooks/libraries v0.0.1
