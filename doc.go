@@ -88,7 +88,10 @@
 // context ([WithCorrelationID], [CorrelationMiddleware]) or minted, and a request
 // ID of its own. [NewCorrelationHandler] adds the former to log records.
 //
-// # Definitions from a file
+// # Gateways, and definitions from a file
+//
+// Package fanouthttp has a handler that turns each inbound request into one dispatch, and
+// a status page.
 //
 // Package fanoutfile reads targets and policies from JSON, with secrets by reference.
 //

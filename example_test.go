@@ -2,7 +2,6 @@ package fanout_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,7 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -222,45 +220,6 @@ func ExampleDispatcher_Submit() {
 	// true <nil>
 	// crm delivered
 	// <nil>
-}
-
-func ExampleHandler() {
-	crm := serve(http.StatusCreated)
-	defer crm.Close()
-	d, _ := fanout.New(fanout.Config{Targets: []fanout.Target{{Name: "crm", URL: crm.URL}}})
-	defer d.Close(context.Background())
-	gateway := httptest.NewServer(&fanout.Handler{Dispatcher: d, Wait: true})
-	defer gateway.Close()
-
-	answer, err := http.Post(gateway.URL, "application/json", strings.NewReader(`{"name":"Ada"}`))
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer answer.Body.Close()
-	var report fanout.Report
-	_ = json.NewDecoder(answer.Body).Decode(&report)
-	fmt.Println(answer.Status, report.Targets[0].Target, report.Targets[0].Outcome)
-	// Output: 200 OK crm delivered
-}
-
-func ExampleDispatcher_StatusHandler() {
-	crm := serve(http.StatusCreated)
-	defer crm.Close()
-	d, _ := fanout.New(fanout.Config{Targets: []fanout.Target{{Name: "crm", URL: crm.URL}}})
-	defer d.Close(context.Background())
-	mux := http.NewServeMux()
-	mux.Handle("/debug/fanout", d.StatusHandler())
-
-	_, _ = d.Dispatch(context.Background(), ada)
-	answer := httptest.NewRecorder()
-	mux.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/debug/fanout", nil))
-	var status fanout.Snapshot
-	_ = json.Unmarshal(answer.Body.Bytes(), &status)
-	for _, t := range status.Targets {
-		fmt.Println(t.Target, t.Breaker, t.Delivered)
-	}
-	// Output: crm closed 1
 }
 
 func ExampleDispatcher_SetTargets() {

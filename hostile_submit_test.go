@@ -4,10 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"math"
-	"net/http"
-	"net/http/httptest"
 	"runtime"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -172,69 +169,4 @@ func TestALogThatPanicsWhileAHookDoesIsContained(t *testing.T) {
 
 func TestLimitsMayBeAsLargeAsCanBe(t *testing.T) {
 	newWith(t, fanout.Config{Queue: fanout.NewMemoryQueue(fanout.MemoryLimits{MaxDispatches: math.MaxInt})})
-}
-
-// refusing is a queue that fails as one does which dispatches by itself.
-type refusing struct{ err error }
-
-func (refusing) Start(fanout.Worker) error                          { return nil }
-func (q refusing) Submit(context.Context, *fanout.Submission) error { return q.err }
-func (refusing) Close(context.Context) error                        { return nil }
-
-func TestTheHandlerAcceptsNothingThatItsQueueRefused(t *testing.T) {
-	_, inner := newDispatcher(t, via("broker", answering(500))).Dispatch(t.Context(), "x")
-	require.Error(t, inner)
-	d := newWith(t, fanout.Config{Targets: []fanout.Target{via("crm", answering(200))}, Queue: refusing{inner}})
-	answer := httptest.NewRecorder()
-	request := httptest.NewRequest(http.MethodPost, "/", strings.NewReader("{}"))
-	request.Header.Set("Content-Type", "application/json")
-	(&fanout.Handler{Dispatcher: d}).ServeHTTP(answer, request)
-	assert.Equal(t, http.StatusInternalServerError, answer.Code)
-}
-
-func TestTheHandlerPassesOnHowTheBodyIsEncoded(t *testing.T) {
-	var got http.Header
-	d := newDispatcher(t, via("crm", func(r *http.Request) (*http.Response, error) {
-		got = r.Header.Clone()
-		return answer(200, ""), nil
-	}))
-	request := httptest.NewRequest(http.MethodPost, "/", strings.NewReader("\x1f\x8bzipped"))
-	request.Header = http.Header{"Content-Type": {"application/json"}, "Content-Encoding": {"gzip"}, "Expect": {"100-continue"}}
-	(&fanout.Handler{Dispatcher: d, Wait: true, ForwardHeader: []string{"Expect"}}).ServeHTTP(httptest.NewRecorder(), request)
-	assert.Equal(t, "gzip", got.Get("Content-Encoding"))
-	assert.Empty(t, got.Get("Expect"))
-}
-
-func TestTheHandlerKeepsTheCorrelationIDOfItsContext(t *testing.T) {
-	var inner, outer string
-	d := newDispatcher(t, via("crm", func(r *http.Request) (*http.Response, error) {
-		inner = r.Header.Get(fanout.CorrelationHeader)
-		return answer(200, ""), nil
-	}))
-	handler := &fanout.Handler{Dispatcher: d, Wait: true}
-	fanout.CorrelationMiddleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		outer = fanout.CorrelationID(r.Context())
-		handler.ServeHTTP(w, r)
-	})).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/", nil))
-	assert.NotEmpty(t, inner)
-	assert.Equal(t, outer, inner)
-}
-
-func TestAValidatorsStatusIsOneOfAnError(t *testing.T) {
-	for status, want := range map[int]int{0: 422, 100: 422, 103: 422, 200: 422, 304: 422, 403: 403, 599: 599, 1000: 422} {
-		handler := &fanout.Handler{Dispatcher: newDispatcher(t, via("crm", answering(200))), Validate: func(*http.Request, []byte) error {
-			return &fanout.StatusError{StatusCode: status}
-		}}
-		answer := httptest.NewRecorder()
-		handler.ServeHTTP(answer, httptest.NewRequest(http.MethodPost, "/", nil))
-		assert.Equal(t, want, answer.Code, status)
-	}
-}
-
-func TestTheHandlerTakesARequestWithoutABody(t *testing.T) {
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "/", nil)
-	require.NoError(t, err)
-	answer := httptest.NewRecorder()
-	(&fanout.Handler{Dispatcher: newDispatcher(t, via("crm", answering(200))), Wait: true}).ServeHTTP(answer, request)
-	assert.Equal(t, http.StatusOK, answer.Code)
 }

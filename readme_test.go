@@ -16,8 +16,10 @@ func TestReadmeSnippetsStandInExamplesThatRun(t *testing.T) {
 	require.NoError(t, err)
 	files, err := filepath.Glob("example*_test.go")
 	require.NoError(t, err)
+	beside, err := filepath.Glob("*/example*_test.go")
+	require.NoError(t, err)
 	var examples strings.Builder
-	for _, file := range files {
+	for _, file := range append(files, beside...) {
 		source, err := os.ReadFile(file)
 		require.NoError(t, err)
 		examples.WriteString(withoutIndent(string(source)))

@@ -18,6 +18,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/fanouthttp"
 	"github.com/fanout-go/fanout/fanouttest"
 )
 
@@ -41,11 +42,11 @@ func (o *output) all(t *testing.T, d *fanout.Dispatcher) string {
 	measured, err := json.Marshal(data)
 	require.NoError(t, err)
 	status := httptest.NewRecorder()
-	d.StatusHandler().ServeHTTP(status, httptest.NewRequest(http.MethodGet, "/", nil))
+	fanouthttp.StatusHandler(d).ServeHTTP(status, httptest.NewRequest(http.MethodGet, "/", nil))
 	page := httptest.NewRecorder()
 	asBrowser := httptest.NewRequest(http.MethodGet, "/", nil)
 	asBrowser.Header.Set("Accept", "text/html")
-	d.StatusHandler().ServeHTTP(page, asBrowser)
+	fanouthttp.StatusHandler(d).ServeHTTP(page, asBrowser)
 	return strings.Join([]string{o.log.String(), string(exported), string(measured), o.text.String(), status.Body.String(), page.Body.String()}, "\n")
 }
 

@@ -43,7 +43,7 @@ type TargetSnapshot struct {
 }
 
 // Snapshot returns how all configured targets are, for health checks and
-// dashboards; [Dispatcher.StatusHandler] shows it.
+// dashboards; fanouthttp.StatusHandler shows it.
 func (d *Dispatcher) Snapshot(ctx context.Context) Snapshot {
 	backlog := d.backlog(ctx)
 	s := Snapshot{Time: time.Now(), Targets: []TargetSnapshot{}}

@@ -19,7 +19,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/fanouthttp"
 	"github.com/fanout-go/fanout/fanouttest"
 )
 
@@ -82,8 +82,8 @@ func tell(ctx context.Context, out io.Writer, trouble trouble, order string) err
 	return checkout.close(ctx)
 }
 
-func place(ctx context.Context, url, order string) (fanout.Receipt, error) {
-	var receipt fanout.Receipt
+func place(ctx context.Context, url, order string) (fanouthttp.Receipt, error) {
+	var receipt fanouthttp.Receipt
 	body := fmt.Sprintf(`{"order":%q,"cents":1999,"item":"teapot"}`, order)
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/orders", strings.NewReader(body))
 	if err != nil {

@@ -11,13 +11,17 @@ import (
 	"time"
 
 	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/fanouthttp"
 )
 
 // addresses are where the APIs are.
 type addresses struct{ payment, stock, mail, text, analytics string }
 
 // checkout dispatches orders.
-type checkout struct{ dispatcher *fanout.Dispatcher }
+type checkout struct {
+	dispatcher *fanout.Dispatcher
+	orders     http.Handler
+}
 
 func newCheckout(at addresses, logger *slog.Logger, onResult func(context.Context, *fanout.Submission, fanout.Result)) (*checkout, error) {
 	dispatcher, err := fanout.New(fanout.Config{
@@ -26,7 +30,11 @@ func newCheckout(at addresses, logger *slog.Logger, onResult func(context.Contex
 		OnResult: onResult,
 		Logger:   logger,
 	})
-	return &checkout{dispatcher}, err
+	if err != nil {
+		return nil, err
+	}
+	orders, err := fanouthttp.NewHandler(dispatcher, fanouthttp.Config{Validate: validate})
+	return &checkout{dispatcher, orders}, err
 }
 
 func targets(at addresses) []fanout.Target {
@@ -81,7 +89,7 @@ func thanks(_ context.Context, r *fanout.Request) error {
 
 func (c *checkout) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("POST /orders", &fanout.Handler{Dispatcher: c.dispatcher, Validate: validate})
+	mux.Handle("POST /orders", c.orders)
 	return mux
 }
 

@@ -1,4 +1,4 @@
-// Gateway puts [fanout.Handler] in front of two APIs: what is posted to it goes
+// Gateway puts [fanouthttp.Handler] in front of two APIs: what is posted to it goes
 // to both.
 //
 //	go run ./examples/gateway
@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/fanouthttp"
 )
 
 func main() {
@@ -57,6 +58,10 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return err
 	}
 
+	handler, err := routes(d)
+	if err != nil {
+		return errors.Join(err, d.Close(ctx))
+	}
 	address := "127.0.0.1:0"
 	if *keep {
 		address = "127.0.0.1:8080"
@@ -65,7 +70,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	if err != nil {
 		return errors.Join(err, d.Close(ctx))
 	}
-	server := &http.Server{Handler: routes(d), ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	url := "http://" + listener.Addr().String() + "/events"
@@ -86,9 +91,8 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 }
 
 // routes answers at once, unless the caller asks to wait.
-func routes(d *fanout.Dispatcher) http.Handler {
-	atOnce := &fanout.Handler{
-		Dispatcher:    d,
+func routes(d *fanout.Dispatcher) (http.Handler, error) {
+	config := fanouthttp.Config{
 		ForwardHeader: []string{"X-Tenant"},
 		Validate: func(_ *http.Request, body []byte) error {
 			if !json.Valid(body) {
@@ -97,8 +101,15 @@ func routes(d *fanout.Dispatcher) http.Handler {
 			return nil
 		},
 	}
-	waiting := *atOnce
-	waiting.Wait = true
+	atOnce, err := fanouthttp.NewHandler(d, config)
+	if err != nil {
+		return nil, err
+	}
+	config.Wait = true
+	waiting, err := fanouthttp.NewHandler(d, config)
+	if err != nil {
+		return nil, err
+	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /events", func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Has("wait") {
@@ -107,7 +118,7 @@ func routes(d *fanout.Dispatcher) http.Handler {
 			atOnce.ServeHTTP(w, r)
 		}
 	})
-	return mux
+	return mux, nil
 }
 
 func show(ctx context.Context, stdout io.Writer, url string) error {

@@ -8,6 +8,7 @@ import (
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 
 	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/fanouthttp"
 )
 
 // newService is what a service of your own would have: a dispatcher that is told
@@ -24,11 +25,14 @@ func newService(targets []fanout.Target, t *telemetry, log slog.Handler) (http.H
 		return nil, nil, err
 	}
 	mux := http.NewServeMux()
-	signUp := &fanout.Handler{Dispatcher: dispatcher}
+	signUp, err := fanouthttp.NewHandler(dispatcher, fanouthttp.Config{})
+	if err != nil {
+		return nil, nil, err
+	}
 	mux.Handle("POST /signup", otelhttp.NewHandler(signUp, "sign up",
 		otelhttp.WithTracerProvider(t.traces), otelhttp.WithMeterProvider(t.metrics), otelhttp.WithPropagators(t.propagator)))
 	// The next two are for operators: in production, serve them on a port of their own.
 	mux.Handle("GET /metrics", promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{}))
-	mux.Handle("GET /debug/fanout", dispatcher.StatusHandler())
+	mux.Handle("GET /debug/fanout", fanouthttp.StatusHandler(dispatcher))
 	return mux, dispatcher, nil
 }

@@ -1,4 +1,4 @@
-package fanout_test
+package fanouthttp_test
 
 import (
 	"context"
@@ -9,48 +9,15 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/fanouthttp"
+	"github.com/fanout-go/fanout/fanouttest"
 )
-
-func TestASnapshotSaysHowEachTargetIs(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		began := time.Now()
-		hangs := with(via("hangs", hanging), fanout.Policy{Timeout: time.Hour, AttemptTimeout: -1, Bulkhead: fanout.Bulkhead{MaxConcurrent: 1, MaxWait: time.Minute}})
-		hangs.Optional = true
-		d, err := fanout.New(fanout.Config{Targets: []fanout.Target{
-			via("fine", answering(503, 200)), with(via("down", answering(500)), fanout.Policy{Breaker: fanout.Breaker{ConsecutiveFailures: 3}}), hangs,
-		}})
-		require.NoError(t, err)
-		dispatch(t.Context(), d, fanout.To("fine", "down"))
-		dispatch(t.Context(), d, fanout.To("down"))
-		submit(t, d, fanout.To("hangs"))
-		submit(t, d, fanout.To("hangs"))
-		synctest.Wait()
-		time.Sleep(time.Second)
-
-		s := d.Snapshot(t.Context())
-		assert.Equal(t, time.Now(), s.Time)
-		require.Len(t, s.Targets, 3)
-		assert.Equal(t, fanout.TargetSnapshot{Target: "fine", Breaker: fanout.BreakerClosed, Attempts: 2, Retries: 1, Delivered: 1}, s.Targets[0])
-		down := s.Targets[1]
-		assert.False(t, down.LastErrorAt.Before(began))
-		down.LastErrorAt = time.Time{}
-		assert.Equal(t, fanout.TargetSnapshot{Target: "down", Breaker: fanout.BreakerOpen, Attempts: 3, Retries: 2, Failed: 1, Rejected: 1, LastError: "500"}, down)
-		assert.Equal(t, fanout.TargetSnapshot{Target: "hangs", Optional: true, Breaker: fanout.BreakerClosed, InFlight: 1, Waiting: 1, Queued: 2, OldestAge: time.Second, Attempts: 1}, s.Targets[2])
-
-		over, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		require.Error(t, d.Close(over))
-		s = d.Snapshot(t.Context())
-		assert.Zero(t, s.Targets[2].InFlight+s.Targets[2].Waiting+int64(s.Targets[2].Queued), "nothing is left over")
-	})
-}
 
 func get(h http.Handler, url, accept string) *httptest.ResponseRecorder {
 	request := httptest.NewRequest(http.MethodGet, url, nil)
@@ -60,7 +27,7 @@ func get(h http.Handler, url, accept string) *httptest.ResponseRecorder {
 	return answer
 }
 
-func TestTheStatusHandlerAnswersBrowsersWithAPageAndOthersWithJSON(t *testing.T) {
+func TestStatusHandler_AnswersBrowsersWithAPageAndOthersWithJSON(t *testing.T) {
 	d := newDispatcher(t, via("crm", answering(200)))
 	const browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 	for name, test := range map[string]struct{ url, accept, contentType string }{
@@ -68,33 +35,37 @@ func TestTheStatusHandlerAnswersBrowsersWithAPageAndOthersWithJSON(t *testing.T)
 		"a browser":          {"/debug/fanout", browser, "text/html; charset=utf-8"},
 		"a browser's script": {"/debug/fanout?format=json", browser, "application/json"},
 	} {
-		answer := get(d.StatusHandler(), test.url, test.accept)
+		answer := get(fanouthttp.StatusHandler(d), test.url, test.accept)
 		assert.Equal(t, 200, answer.Code, name)
 		assert.Equal(t, test.contentType, answer.Header().Get("Content-Type"), name)
 		assert.Equal(t, "no-store", answer.Header().Get("Cache-Control"), name)
 	}
-	page := get(d.StatusHandler(), "/", browser)
+	page := get(fanouthttp.StatusHandler(d), "/", browser)
 	assert.Contains(t, page.Header().Get("Content-Security-Policy"), "default-src 'none'")
 	assert.NotContains(t, page.Body.String(), "NONCE")
 	assert.NotRegexp(t, `(src|href)=`, page.Body.String(), "nothing is loaded from elsewhere")
 
 	post := httptest.NewRecorder()
-	d.StatusHandler().ServeHTTP(post, httptest.NewRequest(http.MethodPost, "/", nil))
+	fanouthttp.StatusHandler(d).ServeHTTP(post, httptest.NewRequest(http.MethodPost, "/", nil))
 	assert.Equal(t, http.StatusMethodNotAllowed, post.Code)
 	assert.Equal(t, "GET, HEAD", post.Header().Get("Allow"))
 }
 
-func TestALimitedStatusKeepsTheTargetsInTrouble(t *testing.T) {
+func TestStatusHandler_KeepsTheTargetsInTroubleWhenLimited(t *testing.T) {
 	d := newDispatcher(t, via("a", answering(200)), via("b", answering(200)), via("c", answering(400)))
-	dispatch(t.Context(), d)
+	_, _ = d.Dispatch(t.Context(), "hello")
 	var status struct {
 		fanout.Snapshot
 		Omitted int
 	}
-	require.NoError(t, json.Unmarshal(get(d.StatusHandler(), "/?limit=2", "").Body.Bytes(), &status))
+	require.NoError(t, json.Unmarshal(get(fanouthttp.StatusHandler(d), "/?limit=2", "").Body.Bytes(), &status))
 	assert.Equal(t, 1, status.Omitted)
 	assert.Equal(t, "c", status.Targets[0].Target)
 	assert.Equal(t, "a", status.Targets[1].Target)
+}
+
+func TestStatusHandler_NeedsADispatcher(t *testing.T) {
+	assert.PanicsWithValue(t, "fanouthttp: StatusHandler: nil dispatcher", func() { fanouthttp.StatusHandler(nil) })
 }
 
 // chromium runs a real browser with the arguments given, on the page at url.
@@ -116,15 +87,15 @@ func chromium(t *testing.T, url string, args ...string) []byte {
 	return out
 }
 
-func TestThePageShowsTheTargetsInARealBrowser(t *testing.T) {
+func TestStatusHandler_ThePageShowsTheTargetsInARealBrowser(t *testing.T) {
 	const hostile = `<img src=x onerror="document.title='owned'">`
 	d := newWith(t, fanout.Config{Targets: []fanout.Target{
-		via("email", answering(200)), via("crm", answering(500)), via("analytics", answering(404)), sending(hostile, nothing),
+		via("email", answering(200)), via("crm", answering(500)), via("analytics", answering(404)), fanouttest.NewSender().Target(hostile),
 	}})
 	for range 3 {
-		dispatch(t.Context(), d)
+		_, _ = d.Dispatch(t.Context(), "hello")
 	}
-	server := httptest.NewServer(d.StatusHandler())
+	server := httptest.NewServer(fanouthttp.StatusHandler(d))
 	defer server.Close()
 
 	dom := string(chromium(t, server.URL, "--dump-dom"))

@@ -1,0 +1,69 @@
+package fanouthttp_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/fanouthttp"
+)
+
+func TestMain(m *testing.M) {
+	slog.SetDefault(slog.New(slog.DiscardHandler))
+	goleak.VerifyTestMain(m)
+}
+
+func newHandler(t *testing.T, d *fanout.Dispatcher, config fanouthttp.Config) http.Handler {
+	t.Helper()
+	h, err := fanouthttp.NewHandler(d, config)
+	require.NoError(t, err)
+	return h
+}
+
+func newDispatcher(t *testing.T, targets ...fanout.Target) *fanout.Dispatcher {
+	t.Helper()
+	return newWith(t, fanout.Config{Targets: targets})
+}
+
+func newWith(t *testing.T, config fanout.Config) *fanout.Dispatcher {
+	t.Helper()
+	d, err := fanout.New(config)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, d.Close(context.Background())) })
+	return d
+}
+
+// wire is a transport in memory: a target as a function.
+type wire func(*http.Request) (*http.Response, error)
+
+// RoundTrip takes the body as a real transport must.
+func (w wire) RoundTrip(r *http.Request) (*http.Response, error) {
+	_, _ = io.Copy(io.Discard, r.Body)
+	_ = r.Body.Close()
+	return w(r)
+}
+
+// via is an HTTP target over the wire given.
+func via(name string, w wire) fanout.Target {
+	return fanout.Target{Name: name, URL: "https://" + name + ".example/v1", Transport: w}
+}
+
+func answering(status int) wire {
+	return func(*http.Request) (*http.Response, error) { return answer(status), nil }
+}
+
+func answer(status int) *http.Response {
+	return &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("{}")), ContentLength: 2}
+}
+
+type brokenReader struct{}
+
+func (brokenReader) Read([]byte) (int, error) { return 0, errors.New("broken") }
