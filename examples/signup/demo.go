@@ -14,6 +14,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/fanouthttp"
 )
 
 func readPayload(path string) ([]byte, error) {
@@ -25,7 +26,7 @@ func readPayload(path string) ([]byte, error) {
 }
 
 // demo signs up once.
-func demo(ctx context.Context, url string, payload []byte, stdout io.Writer) (Report, error) {
+func demo(ctx context.Context, url string, payload []byte, stdout io.Writer) (fanouthttp.Report, error) {
 	fmt.Fprintf(stdout, "POST %s\n", url)
 	status, report, err := postSignUp(ctx, url, payload)
 	if err != nil {
@@ -35,20 +36,20 @@ func demo(ctx context.Context, url string, payload []byte, stdout io.Writer) (Re
 	return report, nil
 }
 
-// results are those of what was submitted, in the order they came.
+// results are those of what was submitted.
 type results struct {
 	mu  sync.Mutex
-	all []fanout.Result
+	all fanout.Results
 }
 
 func (r *results) add(_ context.Context, _ *fanout.Submission, result fanout.Result) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.all = append(r.all, result)
+	r.all[result.Target] = result
 }
 
-func postSignUp(ctx context.Context, url string, payload []byte) (int, Report, error) {
-	var report Report
+func postSignUp(ctx context.Context, url string, payload []byte) (int, fanouthttp.Report, error) {
+	var report fanouthttp.Report
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(payload))
 	if err != nil {
 		return 0, report, err
@@ -69,20 +70,20 @@ func postSignUp(ctx context.Context, url string, payload []byte) (int, Report, e
 	return resp.StatusCode, report, json.Unmarshal(body, &report)
 }
 
-func writeTable(w io.Writer, report Report) error {
+func writeTable(w io.Writer, report fanouthttp.Report) error {
 	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(table, "TARGET\tOUTCOME\tSTATUS\tATTEMPTS\tDURATION")
 	for _, t := range report.Targets {
 		status := "-"
-		if t.Status != 0 {
-			status = fmt.Sprint(t.Status)
+		if t.StatusCode != 0 {
+			status = fmt.Sprint(t.StatusCode)
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%d ms\n", t.Target, t.Outcome, status, t.Attempts, t.DurationMS)
 	}
 	return table.Flush()
 }
 
-func (r Report) err() error {
+func failures(r fanouthttp.Report) error {
 	var errs []error
 	for _, t := range r.Targets {
 		if !t.Optional && t.Outcome != fanout.Delivered {

@@ -1,6 +1,6 @@
 // Signup is a service that takes sign-ups over HTTP and dispatches each to
-// three APIs at once: email, CRM and analytics. It shows a handler around
-// [fanout.Dispatcher.Dispatch], an optional target, one correlation ID from the
+// three APIs at once: email, CRM and analytics. It shows [fanouthttp.Handler] with a
+// check of the body, an optional target, one correlation ID from the
 // caller through the log to the targets, and a shutdown that loses nothing.
 //
 //	go run ./examples/signup
@@ -14,7 +14,7 @@
 // answers before it delivers, and
 //
 //	go run ./examples/signup -serve
-//	curl -d @testdata/signup.json http://127.0.0.1:8080/signup
+//	curl -d @testdata/signup.json -H 'Content-Type: application/json' http://127.0.0.1:8080/signup
 //
 // keeps it running. With -targets FILE it sends to your own targets instead; see
 // testdata/targets.json. What to copy is in service.go.
@@ -34,6 +34,7 @@ import (
 
 	"github.com/fanout-go/fanout"
 	"github.com/fanout-go/fanout/fanoutfile"
+	"github.com/fanout-go/fanout/fanouthttp"
 )
 
 func main() {
@@ -97,7 +98,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	} else if config, err = fanoutfile.Load(o.targets); err != nil {
 		return err
 	}
-	var done results
+	done := results{all: fanout.Results{}}
 	config.OnResult = done.add
 	logger := slog.New(fanout.NewCorrelationHandler(slog.NewTextHandler(stderr, nil)))
 	dispatcher, err := newDispatcher(config, logger) //nolint:contextcheck // it outlives any call
@@ -108,12 +109,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return errors.Join(err, dispatcher.Close(ctx))
 	}
+	handler, err := newHandler(dispatcher, o.submit)
+	if err != nil {
+		return errors.Join(err, listener.Close(), dispatcher.Close(ctx))
+	}
 	url := "http://" + listener.Addr().String() + "/signup"
 
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	served := make(chan error, 1)
-	go func() { served <- serve(ctx, listener, newHandler(dispatcher, logger, o.submit), dispatcher, logger) }()
+	go func() { served <- serve(ctx, listener, handler, dispatcher, logger) }()
 	if o.serve {
 		fmt.Fprintf(stdout, "listening on %s; Ctrl-C stops\n", url)
 		return <-served
@@ -124,7 +129,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	if o.submit {
-		report = newReport(report.CorrelationID, done.all)
+		report = fanouthttp.NewReport(report.CorrelationID, done.all)
 	}
-	return errors.Join(writeTable(stdout, report), report.err())
+	return errors.Join(writeTable(stdout, report), failures(report))
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/fanouthttp"
 	"github.com/fanout-go/fanout/fanouttest"
 )
 
@@ -32,11 +33,13 @@ func newService(t *testing.T, log io.Writer, email, crm, analytics *fanouttest.T
 	toCRM.Method = http.MethodPut
 	toCRM.Retry = fanout.Retry{InitialBackoff: time.Millisecond, ThrottledBackoff: -1}
 	toAnalytics.Optional = true
-	logger := slog.New(fanout.NewCorrelationHandler(slog.NewJSONHandler(log, nil)))
+	logger := slog.New(fanout.NewCorrelationHandler(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	d, err := newDispatcher(fanout.Config{Targets: []fanout.Target{email.Target("email"), toCRM, toAnalytics}}, logger)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, d.Close(context.Background())) })
-	return newHandler(d, logger, false)
+	h, err := newHandler(d, false)
+	require.NoError(t, err)
+	return h
 }
 
 func answering(t *testing.T, status int) *fanouttest.Target {
@@ -46,6 +49,7 @@ func answering(t *testing.T, status int) *fanouttest.Target {
 
 func post(h http.Handler, body string, header ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(http.MethodPost, "/signup", strings.NewReader(body))
+	r.Header.Set("Content-Type", "application/json")
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}
@@ -56,11 +60,11 @@ func post(h http.Handler, body string, header ...string) *httptest.ResponseRecor
 
 func outcomes(t *testing.T, w *httptest.ResponseRecorder) string {
 	t.Helper()
-	var report Report
+	var report fanouthttp.Report
 	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &report), w.Body)
 	var all []string
 	for _, r := range report.Targets {
-		all = append(all, fmt.Sprintf("%s %s %d/%d", r.Target, r.Outcome, r.Status, r.Attempts))
+		all = append(all, fmt.Sprintf("%s %s %d/%d", r.Target, r.Outcome, r.StatusCode, r.Attempts))
 	}
 	return strings.Join(all, ", ")
 }
@@ -71,7 +75,7 @@ func TestSignUp(t *testing.T) {
 	w := post(newService(t, &log, email, crm, analytics), ada,
 		fanout.CorrelationHeader, "from-the-caller", "Idempotency-Key", "key-1")
 
-	assert.Equal(t, http.StatusCreated, w.Code)
+	assert.Equal(t, http.StatusOK, w.Code)
 	assert.Equal(t, "email delivered 202/1, crm delivered 200/1, analytics delivered 204/1", outcomes(t, w))
 	assert.Equal(t, "from-the-caller", w.Header().Get(fanout.CorrelationHeader))
 	assert.Equal(t, 3, strings.Count(log.String(), `"correlation_id":"from-the-caller"`), log.String())
@@ -102,7 +106,7 @@ func TestSignUpWithoutAnalytics(t *testing.T) {
 	var log bytes.Buffer
 	w := post(newService(t, &log, answering(t, 202), answering(t, 200), answering(t, 400)), ada)
 
-	assert.Equal(t, http.StatusCreated, w.Code)
+	assert.Equal(t, http.StatusOK, w.Code)
 	assert.Equal(t, "email delivered 202/1, crm delivered 200/1, analytics failed 400/1", outcomes(t, w))
 	assert.Contains(t, log.String(), `"level":"WARN"`)
 }
@@ -127,7 +131,7 @@ func TestInvalidSignUpIsNotSent(t *testing.T) {
 			w := post(h, test.body, "Idempotency-Key", test.key)
 			assert.Equal(t, test.status, w.Code)
 			assert.Equal(t, "application/problem+json", w.Header().Get("Content-Type"))
-			var problem Problem
+			var problem fanouthttp.Problem
 			require.NoError(t, json.Unmarshal(w.Body.Bytes(), &problem), w.Body)
 			assert.Equal(t, test.status, problem.Status)
 			assert.Contains(t, problem.Detail, test.detail)
@@ -150,10 +154,12 @@ func TestShutdownFinishesSignUps(t *testing.T) {
 	require.NoError(t, err)
 	addr := listener.Addr().String()
 
+	h, err := newHandler(d, false)
+	require.NoError(t, err)
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	served, answered := make(chan error, 1), make(chan int, 1)
-	go func() { served <- serve(ctx, listener, newHandler(d, logger, false), d, logger) }()
+	go func() { served <- serve(ctx, listener, h, d, logger) }()
 	go func() {
 		status, _, err := postSignUp(context.Background(), "http://"+addr+"/signup", []byte(ada))
 		assert.NoError(t, err)
@@ -170,7 +176,7 @@ func TestShutdownFinishesSignUps(t *testing.T) {
 	}
 	close(proceed)
 
-	assert.Equal(t, http.StatusCreated, <-answered)
+	assert.Equal(t, http.StatusOK, <-answered)
 	require.NoError(t, <-served)
 	_, err = d.Dispatch(context.Background(), SignUp{})
 	assert.ErrorIs(t, err, fanout.ErrClosed)
@@ -206,7 +212,8 @@ func TestAFullQueueAsksToTryAgainLater(t *testing.T) {
 		Queue:   fanout.NewMemoryQueue(fanout.MemoryLimits{MaxDispatches: 1}),
 	}, logger)
 	require.NoError(t, err)
-	h := newHandler(d, logger, true)
+	h, err := newHandler(d, true)
+	require.NoError(t, err)
 	assert.Equal(t, http.StatusAccepted, post(h, ada).Code)
 	full := post(h, ada)
 	assert.Equal(t, http.StatusServiceUnavailable, full.Code)
@@ -231,4 +238,17 @@ func TestDemoWithoutPayload(t *testing.T) {
 	err := run(t.Context(), []string{"-payload", "no-such-file.json"}, io.Discard, io.Discard)
 	require.ErrorIs(t, err, os.ErrNotExist)
 	assert.ErrorContains(t, err, "-payload")
+}
+
+func TestSignUpGoesOnThoughTheCallerHangsUp(t *testing.T) {
+	email := answering(t, 202)
+	h := newService(t, io.Discard, email, answering(t, 200), answering(t, 204))
+	gone, hangUp := context.WithCancel(t.Context())
+	hangUp()
+	r := httptest.NewRequest(http.MethodPost, "/signup", strings.NewReader(ada)).WithContext(gone)
+	r.Header.Set("Content-Type", "application/json")
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	assert.Equal(t, http.StatusOK, w.Code)
+	assert.Equal(t, 1, email.Count())
 }

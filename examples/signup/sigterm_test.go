@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/fanout-go/fanout/fanouthttp"
 	"github.com/fanout-go/fanout/fanouttest"
 )
 
@@ -83,11 +84,12 @@ func signUpAt(ctx context.Context, url string) (id string, ok bool) {
 		if err != nil {
 			return "", false
 		}
+		r.Header.Set("Content-Type", "application/json")
 		answer, err := http.DefaultClient.Do(r)
 		if err != nil {
 			return "", false
 		}
-		var report Report
+		var report fanouthttp.Report
 		err = json.NewDecoder(answer.Body).Decode(&report)
 		_ = answer.Body.Close()
 		switch {
