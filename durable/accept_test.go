@@ -21,7 +21,6 @@ import (
 
 	"github.com/fanout-go/fanout"
 	"github.com/fanout-go/fanout/durable"
-	"github.com/fanout-go/fanout/durable/internal/pgtest"
 	"github.com/fanout-go/fanout/fanouttest"
 )
 
@@ -50,7 +49,7 @@ func TestACommittedSubmissionIsDeliveredAndARolledBackOneNeverWas(t *testing.T) 
 		assert.Equal(t, `"committed"`, string(sender.Requests()[0].Body))
 	})
 	t.Run("Postgres", func(t *testing.T) {
-		pool, _ := pgtest.Pool(t)
+		pool, _ := database(t)
 		q, err := durable.OpenPostgres(pool, durable.Config{})
 		require.NoError(t, err)
 		require.NoError(t, q.Migrate(t.Context()))

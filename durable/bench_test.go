@@ -25,7 +25,6 @@ import (
 
 	"github.com/fanout-go/fanout"
 	"github.com/fanout-go/fanout/durable"
-	"github.com/fanout-go/fanout/durable/internal/pgtest"
 	"github.com/fanout-go/fanout/fanouttest"
 )
 
@@ -176,11 +175,11 @@ func sqliteSides(b *testing.B) (ours, rivers side) {
 
 func postgresSides(b *testing.B) (ours, rivers side) {
 	b.Helper()
-	pool, _ := pgtest.Pool(b)
+	pool, _ := database(b)
 	q, err := durable.OpenPostgres(pool, durable.Config{Concurrency: benchWorkers})
 	require.NoError(b, err)
 	require.NoError(b, q.Migrate(b.Context()))
-	other, _ := pgtest.Pool(b)
+	other, _ := database(b)
 	return oursOver(b, q), riversOver[pgx.Tx](b, riverpgxv5.New(other))
 }
 
@@ -196,7 +195,7 @@ func BenchmarkLatency(b *testing.B) {
 		"Postgres": func(b *testing.B) *durable.Queue {
 			b.Helper()
 			var pool *pgxpool.Pool
-			pool, _ = pgtest.Pool(b)
+			pool, _ = database(b)
 			q, err := durable.OpenPostgres(pool, durable.Config{})
 			require.NoError(b, err)
 			require.NoError(b, q.Migrate(b.Context()))

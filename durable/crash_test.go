@@ -25,7 +25,7 @@ import (
 
 	"github.com/fanout-go/fanout"
 	"github.com/fanout-go/fanout/durable"
-	"github.com/fanout-go/fanout/durable/internal/pgtest"
+	"github.com/fanout-go/fanout/internal/pgtest"
 )
 
 // The audit in full is -dispatches 10000 -kills 20.
@@ -40,14 +40,14 @@ func TestNothingAcceptedIsLostThoughTheProcessIsKilled(t *testing.T) {
 		a.killingTheSender()
 	})
 	t.Run("Postgres", func(t *testing.T) {
-		_, url := pgtest.Pool(t)
+		_, url := database(t)
 		a := newAudit(t, url)
 		a.killingTheSender()
 	})
 }
 
 func TestNothingAcceptedIsLostThoughOneOfTwoProcessesIsKilled(t *testing.T) {
-	_, url := pgtest.Pool(t)
+	_, url := database(t)
 	a := newAudit(t, url)
 	survivor := a.start(false)
 	a.killingTheSender()

@@ -18,7 +18,6 @@ import (
 
 	"github.com/fanout-go/fanout"
 	"github.com/fanout-go/fanout/durable"
-	"github.com/fanout-go/fanout/durable/internal/pgtest"
 	"github.com/fanout-go/fanout/fanouttest"
 )
 
@@ -97,7 +96,7 @@ func Example_outbox() {
 }
 
 func TestTheExamplesForPostgresRun(t *testing.T) {
-	_, url := pgtest.Pool(t)
+	_, url := database(t)
 	ctx := t.Context()
 	targets := []fanout.Target{fanouttest.NewSender().Target("crm")}
 	open := func() (*durable.Queue, error) {
@@ -119,7 +118,7 @@ func TestTheExamplesForPostgresRun(t *testing.T) {
 	require.NoError(t, err)
 	closeNow(t, d)
 
-	pool := pgtest.Connect(t, url)
+	pool := connect(t, url)
 	_, err = pool.Exec(ctx, "CREATE SCHEMA yours")
 	require.NoError(t, err)
 	db := stdlib.OpenDBFromPool(pool) // yours to close, after the dispatcher

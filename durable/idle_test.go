@@ -12,7 +12,6 @@ import (
 
 	"github.com/fanout-go/fanout"
 	"github.com/fanout-go/fanout/durable"
-	"github.com/fanout-go/fanout/durable/internal/pgtest"
 )
 
 // BenchmarkIdle is what it costs this process to be ready for so many targets: just
@@ -23,7 +22,7 @@ func BenchmarkIdle(b *testing.B) {
 			b.Run(fmt.Sprintf("%s/%d", engine, n), func(b *testing.B) {
 				q, err := durable.Open(filepath.Join(b.TempDir(), "q.db"), durable.Config{})
 				if engine == "Postgres" {
-					pool, _ := pgtest.Pool(b)
+					pool, _ := database(b)
 					q, err = durable.OpenPostgres(pool, durable.Config{})
 					require.NoError(b, err)
 					require.NoError(b, q.Migrate(b.Context()))

@@ -1,6 +1,7 @@
 package durable_test
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"os"
@@ -8,8 +9,12 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
 	"github.com/fanout-go/fanout/durable"
-	"github.com/fanout-go/fanout/durable/internal/pgtest"
+	"github.com/fanout-go/fanout/internal/pgtest"
 )
 
 // safeBuffer is a log that several goroutines write.
@@ -45,5 +50,21 @@ func TestMain(m *testing.M) {
 	if os.Getenv("FANOUT_AUDIT_DATABASE") != "" {
 		runAuditedProcess()
 	}
-	os.Exit(pgtest.Main(m))
+	os.Exit(pgtest.Main(m, func() error { return goleak.Find() }))
+}
+
+// database returns a pool on a Postgres database of the test's own, and its URL.
+func database(tb testing.TB) (*pgxpool.Pool, string) {
+	tb.Helper()
+	url := pgtest.Database(tb)
+	return connect(tb, url), url
+}
+
+// connect opens a pool, which is closed after the test.
+func connect(tb testing.TB, url string) *pgxpool.Pool {
+	tb.Helper()
+	pool, err := pgxpool.New(context.Background(), url)
+	require.NoError(tb, err)
+	tb.Cleanup(pool.Close)
+	return pool
 }

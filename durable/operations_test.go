@@ -16,8 +16,8 @@ import (
 
 	"github.com/fanout-go/fanout"
 	"github.com/fanout-go/fanout/durable"
-	"github.com/fanout-go/fanout/durable/internal/pgtest"
 	"github.com/fanout-go/fanout/fanouttest"
+	"github.com/fanout-go/fanout/internal/pgtest"
 )
 
 func TestASecondProcessMayLookIntoAFileButNotDeliverFromIt(t *testing.T) {
@@ -110,7 +110,7 @@ func TestASubmitInsideATransactionWithoutInTxSaysWhatIsWrong(t *testing.T) {
 }
 
 func TestADatabaseThatIsNotMigratedIsRefused(t *testing.T) {
-	pool, _ := pgtest.Pool(t)
+	pool, _ := database(t)
 	q, err := durable.OpenPostgres(pool, durable.Config{})
 	require.NoError(t, err)
 	_, err = fanout.New(fanout.Config{Queue: q})
@@ -119,7 +119,7 @@ func TestADatabaseThatIsNotMigratedIsRefused(t *testing.T) {
 }
 
 func TestTheMigrationsShownAreThoseThatAreRun(t *testing.T) {
-	pool, url := pgtest.Pool(t)
+	pool, url := database(t)
 	q, err := durable.OpenPostgres(pool, durable.Config{Schema: "elsewhere"})
 	require.NoError(t, err)
 	psql, err := exec.LookPath("psql")
@@ -137,10 +137,10 @@ func TestTheMigrationsShownAreThoseThatAreRun(t *testing.T) {
 }
 
 func TestManyProcessesMayMigrateAtOnce(t *testing.T) {
-	_, url := pgtest.Pool(t)
+	_, url := database(t)
 	var all sync.WaitGroup
 	for range 5 {
-		pool := pgtest.Connect(t, url)
+		pool := connect(t, url)
 		all.Go(func() {
 			q, err := durable.OpenPostgres(pool, durable.Config{})
 			if assert.NoError(t, err) {
@@ -155,7 +155,7 @@ func TestManyProcessesMayMigrateAtOnce(t *testing.T) {
 
 func TestADatabaseThatIsAwayAcceptsNothing(t *testing.T) {
 	server := pgtest.New(t)
-	pool := pgtest.Connect(t, server.URL)
+	pool := connect(t, server.URL)
 	q, err := durable.OpenPostgres(pool, durable.Config{})
 	require.NoError(t, err)
 	require.NoError(t, q.Migrate(t.Context()))
@@ -181,7 +181,7 @@ func TestAQueueIsForOneDispatcher(t *testing.T) {
 func TestAnotherProcessTakesOverFromOneThatWasKilled(t *testing.T) {
 	for name, database := range map[string]func(*testing.T) string{
 		"SQLite, the same file by the next process": func(t *testing.T) string { return filepath.Join(t.TempDir(), "q.db") },
-		"Postgres, within TakeOver":                 func(t *testing.T) string { _, url := pgtest.Pool(t); return url },
+		"Postgres, within TakeOver":                 func(t *testing.T) string { _, url := database(t); return url },
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := newAudit(t, database(t))

@@ -8,7 +8,6 @@ import (
 
 	"github.com/fanout-go/fanout"
 	"github.com/fanout-go/fanout/durable"
-	"github.com/fanout-go/fanout/durable/internal/pgtest"
 	"github.com/fanout-go/fanout/fanouttest"
 )
 
@@ -29,7 +28,7 @@ func inFile(t *testing.T, config durable.Config) (*durable.Queue, func(*testing.
 
 func inPostgres(t *testing.T, config durable.Config) (*durable.Queue, func(*testing.T, durable.Config) *durable.Queue) {
 	t.Helper()
-	pool, _ := pgtest.Pool(t)
+	pool, _ := database(t)
 	open := func(t *testing.T, config durable.Config) *durable.Queue {
 		t.Helper()
 		q, err := durable.OpenPostgres(pool, config)

@@ -5,10 +5,12 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/fanout-go/fanout/durable"
-	"github.com/fanout-go/fanout/durable/internal/pgtest"
+	"github.com/fanout-go/fanout/internal/pgtest"
 )
 
 func TestTheExampleRunsOnBothEngines(t *testing.T) {
@@ -17,7 +19,9 @@ func TestTheExampleRunsOnBothEngines(t *testing.T) {
 		require.NoError(t, run(t.Context(), func() (*durable.Queue, error) { return durable.Open(path, durable.Config{}) }))
 	})
 	t.Run("Postgres", func(t *testing.T) {
-		pool, _ := pgtest.Pool(t)
+		pool, err := pgxpool.New(t.Context(), pgtest.Database(t))
+		require.NoError(t, err)
+		t.Cleanup(pool.Close)
 		require.NoError(t, run(t.Context(), func() (*durable.Queue, error) {
 			queue, err := durable.OpenPostgres(pool, durable.Config{})
 			if err != nil {
@@ -28,4 +32,4 @@ func TestTheExampleRunsOnBothEngines(t *testing.T) {
 	})
 }
 
-func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
+func TestMain(m *testing.M) { os.Exit(pgtest.Main(m, func() error { return goleak.Find() })) }

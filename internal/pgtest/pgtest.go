@@ -1,25 +1,31 @@
+//go:build unix
+
 // Package pgtest starts PostgreSQL for tests, from the programs that are installed.
+// It needs nothing but the standard library, so that every module here can use it.
 package pgtest
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"os/user"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
-	"testing"
 	"time"
-
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
-	"go.uber.org/goleak"
 )
+
+// TB is what is needed of a test or a benchmark.
+type TB interface {
+	Helper()
+	Cleanup(func())
+	Fatal(...any)
+	Skip(...any)
+}
 
 // Server is a PostgreSQL of a test's own.
 type Server struct {
@@ -40,9 +46,11 @@ var shared struct {
 	mu     sync.Mutex
 }
 
-// Main runs the tests, stops the shared server after them, and looks for goroutines
-// that are left.
-func Main(m *testing.M) int {
+// Main runs the tests, stops the shared server after them, and then looks for what they
+// left behind. It returns the status to exit with.
+//
+//	os.Exit(pgtest.Main(m, func() error { return goleak.Find() }))
+func Main(m interface{ Run() int }, leaks func() error) int {
 	code := m.Run()
 	if s := shared.server; s != nil {
 		s.Kill()
@@ -51,17 +59,17 @@ func Main(m *testing.M) int {
 	if code != 0 {
 		return code
 	}
-	if err := goleak.Find(); err != nil {
+	if err := leaks(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return 0
 }
 
-// Pool returns a pool on a database of its own, in the server that FANOUT_TEST_POSTGRES
-// names or else in one that it starts, and its URL. Without either the test is skipped,
-// but in CI, where it fails.
-func Pool(tb testing.TB) (*pgxpool.Pool, string) {
+// Database returns the URL of a new database, which is dropped after the test. It is in
+// the server that FANOUT_TEST_POSTGRES names, or else in one that is started for all
+// tests. Without either the test is skipped; with CI set, it fails.
+func Database(tb TB) string {
 	tb.Helper()
 	base := os.Getenv("FANOUT_TEST_POSTGRES")
 	if base == "" {
@@ -71,12 +79,15 @@ func Pool(tb testing.TB) (*pgxpool.Pool, string) {
 		}
 		base = shared.server.URL
 	}
-	url := createDatabase(tb, base)
-	return Connect(tb, url), url
+	created, err := createDatabase(tb, base)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return created
 }
 
-// Missing skips a test aloud; in CI it fails.
-func Missing(tb testing.TB, err error) {
+// Missing skips a test and says why; with CI set, the test fails.
+func Missing(tb TB, err error) {
 	tb.Helper()
 	if os.Getenv("CI") != "" {
 		tb.Fatal("PostgreSQL: ", err)
@@ -84,50 +95,36 @@ func Missing(tb testing.TB, err error) {
 	tb.Skip("SKIPPED, no PostgreSQL: ", err)
 }
 
-// Connect opens a pool, which is closed after the test.
-func Connect(tb testing.TB, url string) *pgxpool.Pool {
-	tb.Helper()
-	pool, err := pgxpool.New(context.Background(), url)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(pool.Close)
-	return pool
-}
-
-func createDatabase(tb testing.TB, base string) string {
-	tb.Helper()
+func createDatabase(tb TB, base string) (string, error) {
 	shared.mu.Lock()
 	shared.number++
 	name := fmt.Sprintf("fanout_test_%d_%d", os.Getpid(), shared.number)
 	shared.mu.Unlock()
-	ctx := context.Background()
-	admin, err := pgx.Connect(ctx, base)
+	its, err := url.Parse(base)
 	if err != nil {
-		tb.Fatal(err)
+		return "", err
 	}
-	defer admin.Close(ctx)
-	if _, err := admin.Exec(ctx, "CREATE DATABASE "+name); err != nil {
-		tb.Fatal(err)
+	if err := administer("createdb", "--maintenance-db="+base, name); err != nil {
+		return "", err
 	}
-	tb.Cleanup(func() { drop(base, name) })
-	config, err := pgx.ParseConfig(base)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return strings.Replace(base, "/"+config.Database+"?", "/"+name+"?", 1)
+	tb.Cleanup(func() { _ = administer("dropdb", "--force", "--maintenance-db="+base, name) })
+	its.Path = "/" + name
+	return its.String(), nil
 }
 
-func drop(base, name string) {
-	ctx := context.Background()
-	if admin, err := pgx.Connect(ctx, base); err == nil {
-		_, _ = admin.Exec(ctx, "DROP DATABASE "+name+" WITH (FORCE)")
-		_ = admin.Close(ctx)
+func administer(program string, args ...string) error {
+	path, err := find(program)
+	if err != nil {
+		return err
 	}
+	if out, err := exec.Command(path, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", program, err, out)
+	}
+	return nil
 }
 
 // New starts a server for one test, which may kill and restart it.
-func New(tb testing.TB) *Server {
+func New(tb TB) *Server {
 	tb.Helper()
 	s, err := start()
 	if err != nil {
@@ -172,24 +169,21 @@ func (s *Server) Start() error {
 	if err != nil {
 		return err
 	}
-	deadline := time.Now().Add(30 * time.Second)
-	for {
+	ready, err := find("pg_isready")
+	if err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		if s.hasEnded() { // as it does if processes of the last one are still there
 			if err := s.run(postgres); err != nil {
 				return err
 			}
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		conn, err := pgx.Connect(ctx, s.URL)
-		cancel()
-		if err == nil {
-			return conn.Close(context.Background())
+		if exec.Command(ready, "-q", "-t", "1", "-d", s.URL).Run() == nil {
+			return nil
 		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("does not start: %w", err)
-		}
-		time.Sleep(50 * time.Millisecond)
 	}
+	return errors.New("does not start")
 }
 
 func (s *Server) run(postgres string) error {
