@@ -194,9 +194,9 @@ func (dl *delivery) nextExchange() *exchange {
 	}
 	dl.request.RequestID = strings.TrimSuffix(dl.id, firstAttempt) + "." + strconv.Itoa(dl.request.Attempt)
 	dl.refreshed = dl.refreshed || dl.verdict.expired
-	x := &exchange{answer: new(Response), refresh: dl.verdict.expired}
-	if x.refresh {
-		x.refused = dl.exchange.request.Header.Get("Authorization")
+	x := &exchange{answer: new(Response)}
+	if dl.verdict.expired {
+		x.refused = &dl.exchange.request
 	}
 	dl.exchange = x
 	return x
@@ -273,10 +273,16 @@ func passing(err error) (why Wait, ok bool) {
 	switch {
 	case errors.Is(err, ErrBreakerOpen):
 		return WaitBreaker, true
-	case errors.Is(err, ErrAuth) && has[*noTokenError](err):
+	case errors.Is(err, ErrAuth) && triesLater(err):
 		return WaitToken, true
 	}
 	return "", false
+}
+
+// triesLater knows the ability of an error that [Authenticator] describes.
+func triesLater(err error) bool {
+	var passing interface{ TryLater() bool }
+	return errors.As(err, &passing) && passing.TryLater()
 }
 
 // holdOn waits before a gate that is shut, and reports whether to try it again.

@@ -10,6 +10,8 @@ import (
 	"net/http/httptest"
 
 	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/auth"
+	"github.com/fanout-go/fanout/webhook"
 )
 
 func ExampleTarget_compensate() {
@@ -81,8 +83,8 @@ func ExampleGuard() {
 	results, _ := d.Dispatch(context.Background(), ada, fanout.ToTargets(
 		fanout.Target{
 			Name: "customer 7", URL: hook.URL,
-			Guard: fanout.PublicOnly(),                                // a stranger chose the URL: public addresses only
-			Sign:  fanout.WebhookSigner(fanout.EnvSecret("HOOK_KEY")), // as Standard Webhooks has it
+			Guard: fanout.PublicOnly(),                  // a stranger chose the URL: public addresses only
+			Sign:  webhook.Signer(auth.Env("HOOK_KEY")), // as Standard Webhooks has it
 		},
 	))
 	fmt.Println(errors.Is(results["customer 7"].Err, fanout.ErrAuth)) // as there is no HOOK_KEY here

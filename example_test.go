@@ -258,6 +258,8 @@ func ExampleRefresher() {
 	// <nil>
 }
 
+var _ fanout.Refresher = (*token)(nil)
+
 type token struct{ value string }
 
 func (t *token) Authenticate(_ context.Context, r *http.Request) error {
@@ -265,7 +267,7 @@ func (t *token) Authenticate(_ context.Context, r *http.Request) error {
 	return nil
 }
 
-func (t *token) Refresh(context.Context) error {
+func (t *token) Refresh(context.Context, *http.Request) error {
 	t.value = "fresh"
 	return nil
 }

@@ -92,7 +92,7 @@ type Dispatcher struct {
 	defaults        Policy
 	transport       http.RoundTripper
 	hangUp          context.CancelFunc // ends the connections of our own transport
-	atEnd           func(func()) (stop func() bool)
+	lifetime        context.Context    // ends with those connections
 	named           namedGates
 	transports      transports
 	telemetry       *telemetry
@@ -129,8 +129,7 @@ func New(config Config) (*Dispatcher, error) {
 	}
 	d.overtime, d.timeIsUp = context.WithCancel(context.Background()) //nolint:gosec // Close calls it
 	closing, hangUp := context.WithCancel(context.Background())
-	d.hangUp = hangUp
-	d.atEnd = func(do func()) func() bool { return context.AfterFunc(closing, do) }
+	d.hangUp, d.lifetime = hangUp, closing
 	d.transports.make = func(guard *Guard, own *tls.Config) http.RoundTripper { return newTransport(closing, guard, own) }
 	if d.transport == nil {
 		d.transport, _ = d.transports.get(nil, nil) // fails for none

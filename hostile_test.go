@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/cloudevent"
 )
 
 // peer is a server that is anything but HTTP: it takes a request's bytes and
@@ -99,7 +100,7 @@ func TestAnAddressInAPanicIsInNoError(t *testing.T) {
 }
 
 func TestACloudEventIsNotSentAsAValue(t *testing.T) {
-	_, err := newDispatcher(t, via("crm", answering(200))).Dispatch(t.Context(), fanout.CloudEvent{Source: "/shop", Type: "x"})
+	_, err := newDispatcher(t, via("crm", answering(200))).Dispatch(t.Context(), cloudevent.Event{Source: "/shop", Type: "x"})
 	require.EqualError(t, err, "fanout: Payload: a CloudEvent: send what its Binary or Structured returns")
 }
 

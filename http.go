@@ -13,6 +13,7 @@ import (
 	"slices"
 
 	"github.com/fanout-go/fanout/internal/header"
+	"github.com/fanout-go/fanout/internal/lifetime"
 	"github.com/fanout-go/fanout/internal/redact"
 )
 
@@ -31,7 +32,7 @@ type endpoint struct {
 	maxBytes    int64
 	propagator  propagator
 	conventions conventions
-	atEnd       func(func()) (stop func() bool) // has something done when the dispatcher has ended
+	lifetime    context.Context // ends with the dispatcher
 }
 
 func (d *Dispatcher) newEndpoint(def *Target, p Policy) (*endpoint, error) {
@@ -55,7 +56,7 @@ func (d *Dispatcher) newEndpoint(def *Target, p Policy) (*endpoint, error) {
 	if _, taken := e.header[e.keyHeader]; taken {
 		return nil, invalid("Header", "%s is the idempotency key's, which differs for each dispatch", p.Idempotency.Header)
 	}
-	e.atEnd = d.atEnd
+	e.lifetime = d.lifetime
 	if err := checkPart("Auth", def.Auth); err != nil {
 		return nil, err
 	}
@@ -79,9 +80,9 @@ func (d *Dispatcher) newEndpoint(def *Target, p Policy) (*endpoint, error) {
 	return e, nil
 }
 
-func checkPart(field string, part any) error {
-	if c, ok := part.(checked); ok {
-		if err := c.check(); err != nil {
+func checkPart[Part any](field string, part Part) error {
+	if c, ok := ability[checker](part); ok {
+		if err := c.Check(); err != nil {
 			return &InvalidError{Field: field, Err: err}
 		}
 	}
@@ -102,12 +103,11 @@ func validMethod(method string) bool {
 type exchange struct {
 	request http.Request
 	body    bytes.Reader
-	values  [4]string // of the headers set for each attempt
-	sight   *sight    // nil under a transport that does not tell
-	answer  *Response // outlives the rest: it is in the result
-	refresh bool      // credentials, before they are used
-	refused string    // the Authorization that is to be renewed
-	own     *Request  // what a Sender gets instead
+	values  [4]string     // of the headers set for each attempt
+	sight   *sight        // nil under a transport that does not tell
+	answer  *Response     // outlives the rest: it is in the result
+	refused *http.Request // answered with 401, so that credentials are renewed before they are used; nil otherwise
+	own     *Request      // what a Sender gets instead
 }
 
 // build makes and signs the request. It never sets GetBody, and always a Body:
@@ -155,11 +155,14 @@ func (e *endpoint) sign(ctx context.Context, x *exchange, r *Request, body []byt
 		return nil
 	}
 	own, u := *r, *r.URL
-	own.URL, own.Body = &u, body
-	x.request.Header = x.request.Header.Clone()
-	if err := e.signer.Sign(ctx, &own, x.request.Header); err != nil {
+	own.URL, own.Body, own.Header = &u, body, x.request.Header.Clone()
+	if err := e.signer.Sign(ctx, &own); err != nil {
 		return redact.URL(err)
 	}
+	if own.Header == nil {
+		return errors.New("the signer removed the header")
+	}
+	x.request.Header = own.Header
 	return checkFields(x.request.Header)
 }
 
@@ -170,16 +173,13 @@ func (e *endpoint) authenticate(ctx context.Context, x *exchange) error {
 	}
 	u := *x.request.URL
 	x.request.URL, x.request.Header = &u, x.request.Header.Clone()
-	auth := e.auth
-	if tokens, ok := auth.(*tokenAuth); ok {
-		auth = &tokenUse{tokens, e.atEnd, x.refused}
-	}
-	if refresher, ok := auth.(Refresher); ok && x.refresh {
-		if err := refresher.Refresh(ctx); err != nil {
+	within := lifetime.With(ctx, e.lifetime)
+	if refresher, ok := ability[Refresher](e.auth); ok && x.refused != nil {
+		if err := refresher.Refresh(within, x.refused); err != nil {
 			return redact.URL(err)
 		}
 	}
-	if err := auth.Authenticate(ctx, &x.request); err != nil {
+	if err := e.auth.Authenticate(within, &x.request); err != nil {
 		return redact.URL(err)
 	}
 	if ctx.Err() != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/auth"
 )
 
 // listening is a target on loopback that also counts its connections.
@@ -370,4 +371,26 @@ func TestASlowTargetIsGivenUpOnAfterTheAttemptTimeout(t *testing.T) {
 	assert.Len(t, r.Attempts, 2)
 	require.ErrorIs(t, r.Err, fanout.ErrAttemptTimeout)
 	require.ErrorIs(t, r.Err, context.DeadlineExceeded)
+}
+
+func TestAuth_RequestForATokenIsNotTakenForTheTargets(t *testing.T) {
+	endpoint := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer endpoint.Close()
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	gone := listener(t, func(*net.TCPConn) {})
+	crm := fanout.Target{Name: "crm", URL: "https://" + gone, Transport: transport}
+	crm.Auth = auth.Tokens(auth.TokenSourceFunc(func(ctx context.Context) (auth.Token, error) {
+		r, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint.URL, http.NoBody)
+		if err != nil {
+			return auth.Token{}, err
+		}
+		answer, err := (&http.Client{Transport: transport}).Do(r)
+		if err != nil {
+			return auth.Token{}, err
+		}
+		return auth.Token{Value: auth.NewSecret("t-1")}, answer.Body.Close()
+	}))
+	r := to(t, crm, fanout.Policy{AttemptTimeout: 100 * time.Millisecond, Idempotency: fanout.Idempotency{Header: "-"}})
+	assert.Equal(t, fanout.Failed, r.Outcome, "the handshake with the target never ended, so nothing was sent to it")
 }

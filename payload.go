@@ -81,7 +81,7 @@ func asPayload(payload any) (Payload, error) {
 			return Payload{}, invalidPayload("Payload", errors.New("nil pointer"))
 		}
 		return *p, nil
-	case CloudEvent, *CloudEvent:
+	case interface{ Binary() (Payload, error) }: // of package cloudevent, which this one cannot import
 		return Payload{}, invalidPayload("Payload", errors.New("a CloudEvent: send what its Binary or Structured returns"))
 	case []byte:
 		return Payload{}, invalidPayload("Payload", errors.New("bytes without a content type: use fanout.Payload{Body: …, ContentType: …}"))

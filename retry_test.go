@@ -248,7 +248,7 @@ type renewable struct {
 	err            error
 }
 
-func (r *renewable) Refresh(context.Context) error                     { r.renewals++; return r.err }
+func (r *renewable) Refresh(context.Context, *http.Request) error      { r.renewals++; return r.err }
 func (r *renewable) Authenticate(context.Context, *http.Request) error { r.uses++; return nil }
 
 // Whatever a target writes, the next attempt is neither earlier than it asked

@@ -18,6 +18,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/auth"
 	"github.com/fanout-go/fanout/fanouthttp"
 	"github.com/fanout-go/fanout/fanouttest"
 )
@@ -109,9 +110,9 @@ func TestInvariant11NoSecretIsInAnErrorLogSpanOrMetric(t *testing.T) {
 func withSecrets(t *fanout.Target) {
 	t.URL += "/" + marked("path") + "?token=" + marked("query")
 	t.Header = http.Header{"X-Api-Key": {marked("header")}}
-	t.Auth = fanout.BearerAuth(fanout.NewSecret(marked("auth")))
-	t.Sign = fanout.SignerFunc(func(_ context.Context, _ *fanout.Request, h http.Header) error {
-		h.Set("X-Signature", marked("signature"))
+	t.Auth = auth.Bearer(auth.NewSecret(marked("auth")))
+	t.Sign = fanout.SignerFunc(func(_ context.Context, r *fanout.Request) error {
+		r.Header.Set("X-Signature", marked("signature"))
 		return nil
 	})
 	t.Prepare = func(_ context.Context, r *fanout.Request) error {

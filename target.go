@@ -33,10 +33,11 @@ type Target struct {
 	// or to this library, such as Content-Length and the idempotency key's, are
 	// refused, and so is Content-Type, which is the payload's.
 	Header http.Header
-	// Auth adds credentials to every attempt. Default none. See [Refresher] for
-	// those that expire.
+	// Auth adds credentials to every attempt. Package auth has those that are common.
+	// Default none. See [Refresher] for those that expire.
 	Auth Authenticator
-	// Sign signs every attempt, after Auth. Default none. See [WebhookSigner].
+	// Sign signs every attempt, after Auth. Default none. Package webhook
+	// has one.
 	Sign Signer
 	// Transport carries this target's requests. Default [Config.Transport]. It
 	// must not follow redirects or retry by itself.
@@ -242,7 +243,7 @@ func (t *target) refreshable() bool {
 	if t.endpoint == nil {
 		return false
 	}
-	_, ok := t.endpoint.auth.(Refresher)
+	_, ok := ability[Refresher](t.endpoint.auth)
 	return ok
 }
 

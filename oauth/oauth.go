@@ -1,10 +1,10 @@
-// Package oauth fetches OAuth 2.0 access tokens for [fanout.TokenAuth]:
+// Package oauth fetches OAuth 2.0 access tokens for [auth.Tokens]:
 //
-//	Auth: fanout.TokenAuth(oauth.ClientCredentials(oauth.Config{
-//		TokenURL: "https://id.example/token", ClientID: "shop", ClientSecret: fanout.EnvSecret("CRM_SECRET"),
+//	Auth: auth.Tokens(oauth.ClientCredentials(oauth.Config{
+//		TokenURL: "https://id.example/token", ClientID: "shop", ClientSecret: auth.Env("CRM_SECRET"),
 //	})),
 //
-// TokenAuth shares a token between deliveries and renews it early. It is a module of
+// auth.Tokens shares a token between deliveries and renews it early. It is a module of
 // its own, so that only those who use it depend on golang.org/x/oauth2.
 package oauth
 
@@ -21,7 +21,7 @@ import (
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/clientcredentials"
 
-	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/auth"
 )
 
 // Config is who asks for tokens, and where.
@@ -31,7 +31,7 @@ type Config struct {
 	// ClientID and ClientSecret are the credentials. The secret is looked up for each
 	// token, so that it can be rotated. Required.
 	ClientID     string
-	ClientSecret fanout.SecretSource
+	ClientSecret auth.SecretSource
 	// InBody sends the credentials in the body, for endpoints that do not take them
 	// in the Authorization header, as RFC 6749, section 2.3.1, has it. Default false.
 	InBody bool
@@ -46,23 +46,23 @@ type Config struct {
 
 // ClientCredentials fetches tokens by the client credentials grant (RFC 6749,
 // section 4.4).
-func ClientCredentials(c Config) fanout.TokenSource {
+func ClientCredentials(c Config) auth.TokenSource {
 	if c.Client == nil {
 		c.Client = &http.Client{
 			Timeout:       10 * time.Second,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		}
 	}
-	return fanout.TokenSourceFunc(c.token)
+	return auth.TokenSourceFunc(c.token)
 }
 
-func (c Config) token(ctx context.Context) (fanout.Token, error) {
+func (c Config) token(ctx context.Context) (auth.Token, error) {
 	if err := c.check(); err != nil {
-		return fanout.Token{}, fmt.Errorf("oauth: %w", err)
+		return auth.Token{}, fmt.Errorf("oauth: %w", err)
 	}
 	secret, err := c.ClientSecret.Secret(ctx)
 	if err != nil {
-		return fanout.Token{}, err
+		return auth.Token{}, err
 	}
 	grant := clientcredentials.Config{
 		ClientID: c.ClientID, ClientSecret: secret.Reveal(), TokenURL: c.TokenURL, Scopes: c.Scopes, EndpointParams: c.Params,
@@ -73,12 +73,12 @@ func (c Config) token(ctx context.Context) (fanout.Token, error) {
 	}
 	token, err := grant.Token(context.WithValue(ctx, oauth2.HTTPClient, c.Client))
 	if err != nil {
-		return fanout.Token{}, withoutBody(err)
+		return auth.Token{}, withoutBody(err)
 	}
 	if token.Type() != "Bearer" { // RFC 6749, section 7.1
-		return fanout.Token{}, errors.New("token endpoint: its token is of another type than bearer")
+		return auth.Token{}, errors.New("token endpoint: its token is of another type than bearer")
 	}
-	return fanout.Token{Value: fanout.NewSecret(token.AccessToken), Expires: token.Expiry}, nil
+	return auth.Token{Value: auth.NewSecret(token.AccessToken), Expires: token.Expiry}, nil
 }
 
 func (c Config) check() error {

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/auth"
 	"github.com/fanout-go/fanout/fanouttest"
 	"github.com/fanout-go/fanout/oauth"
 )
@@ -57,8 +58,8 @@ func newDispatcher(t *testing.T, e *endpoint, api *fanouttest.Target) *fanout.Di
 	client := &http.Client{Transport: &http.Transport{}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	t.Cleanup(client.CloseIdleConnections)
 	target := api.Target("crm")
-	target.Auth = fanout.TokenAuth(oauth.ClientCredentials(oauth.Config{
-		TokenURL: e.URL, ClientID: "shop", ClientSecret: fanout.NewSecret("s3cr3t"), Scopes: []string{"write"}, Client: client,
+	target.Auth = auth.Tokens(oauth.ClientCredentials(oauth.Config{
+		TokenURL: e.URL, ClientID: "shop", ClientSecret: auth.NewSecret("s3cr3t"), Scopes: []string{"write"}, Client: client,
 	}))
 	target.Bulkhead.MaxConcurrent = -1
 	target.Timeout = 10 * time.Second
@@ -140,7 +141,7 @@ func TestCredentialsAreSentWhereTheEndpointTakesThem(t *testing.T) {
 			w.Header().Set("Content-Type", "application/json")
 			_, _ = io.WriteString(w, `{"access_token":"t-1"}`)
 		}))
-		token, err := oauth.ClientCredentials(oauth.Config{TokenURL: server.URL, ClientID: "shop", ClientSecret: fanout.NewSecret("s3cr3t"), InBody: inBody, Client: server.Client()}).Token(t.Context())
+		token, err := oauth.ClientCredentials(oauth.Config{TokenURL: server.URL, ClientID: "shop", ClientSecret: auth.NewSecret("s3cr3t"), InBody: inBody, Client: server.Client()}).Token(t.Context())
 		server.Close()
 		require.NoError(t, err)
 		assert.Equal(t, "t-1", token.Value.Reveal())
@@ -163,7 +164,7 @@ func TestAnEndpointThatIsDownFailsAllAtOnce(t *testing.T) {
 }
 
 func TestAConfigurationThatCannotWorkIsRefused(t *testing.T) {
-	whole := oauth.Config{TokenURL: "https://id.example/token", ClientID: "shop", ClientSecret: fanout.NewSecret("s3cr3t")}
+	whole := oauth.Config{TokenURL: "https://id.example/token", ClientID: "shop", ClientSecret: auth.NewSecret("s3cr3t")}
 	for want, change := range map[string]func(*oauth.Config){
 		"oauth: TokenURL is not set":                                        func(c *oauth.Config) { c.TokenURL = "" },
 		"oauth: TokenURL is not an https URL":                               func(c *oauth.Config) { c.TokenURL = "id.example" },

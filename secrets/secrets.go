@@ -7,7 +7,7 @@
 //
 //	key, err := secrets.Open(ctx, "awssecretsmanager://crm-key?region=eu-central-1&decoder=string")
 //	...
-//	Auth: fanout.BearerAuth(key),
+//	Auth: auth.Bearer(key),
 //
 // It is a module of its own, so that only those who use it depend on gocloud.dev.
 package secrets
@@ -19,14 +19,14 @@ import (
 
 	"gocloud.dev/runtimevar"
 
-	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/auth"
 )
 
 // Source is a secret that is watched, and rotated while the service runs. It is a
-// [fanout.SecretSource]. Whoever opened it closes it.
+// [auth.SecretSource]. Whoever opened it closes it.
 type Source struct{ variable *runtimevar.Variable }
 
-var _ fanout.SecretSource = (*Source)(nil)
+var _ auth.SecretSource = (*Source)(nil)
 
 // Open opens a secret by its URL, whose decoder must be string or bytes, or
 // "decrypt+string" or "decrypt+bytes" with RUNTIMEVAR_KEEPER_URL set, as gocloud.dev
@@ -43,18 +43,18 @@ func Open(ctx context.Context, url string) (*Source, error) {
 func New(variable *runtimevar.Variable) *Source { return &Source{variable} }
 
 // Secret returns the latest good value, and waits for the first one.
-func (s *Source) Secret(ctx context.Context) (fanout.Secret, error) {
+func (s *Source) Secret(ctx context.Context) (auth.Secret, error) {
 	snapshot, err := s.variable.Latest(ctx)
 	if err != nil {
-		return fanout.Secret{}, &hidden{err}
+		return auth.Secret{}, &hidden{err}
 	}
 	switch value := snapshot.Value.(type) {
 	case string:
-		return fanout.NewSecret(value), nil
+		return auth.NewSecret(value), nil
 	case []byte:
-		return fanout.NewSecret(string(value)), nil
+		return auth.NewSecret(string(value)), nil
 	}
-	return fanout.Secret{}, errors.New("secrets: the decoder must be string or bytes")
+	return auth.Secret{}, errors.New("secrets: the decoder must be string or bytes")
 }
 
 // hidden is an error whose text has nothing that it quotes, and of a URL neither

@@ -15,6 +15,7 @@ import (
 	_ "gocloud.dev/runtimevar/filevar"
 
 	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/auth"
 	"github.com/fanout-go/fanout/fanouttest"
 	"github.com/fanout-go/fanout/secrets"
 )
@@ -27,7 +28,7 @@ func TestASecretIsRotatedWhileTheServiceRuns(t *testing.T) {
 	defer key.Close()
 	api := fanouttest.NewMemoryTarget(t, fanouttest.Status(200))
 	target := api.Target("crm")
-	target.Auth = fanout.BearerAuth(key)
+	target.Auth = auth.Bearer(key)
 	d, err := fanout.New(fanout.Config{Targets: []fanout.Target{target}})
 	require.NoError(t, err)
 	defer d.Close(t.Context())

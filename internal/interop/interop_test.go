@@ -18,7 +18,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/auth"
+	"github.com/fanout-go/fanout/cloudevent"
 	"github.com/fanout-go/fanout/fanouttest"
+	"github.com/fanout-go/fanout/webhook"
 )
 
 func send(t *testing.T, target fanout.Target, payload any) {
@@ -35,7 +38,7 @@ func TestStandardWebhooksVerifiesOurSignatures(t *testing.T) {
 	second := "whsec_" + base64.StdEncoding.EncodeToString([]byte("another key, during a rotation"))
 	api := fanouttest.NewTarget(t, fanouttest.Status(200))
 	target := api.Target("hook")
-	target.Sign = fanout.WebhookSigner(fanout.NewSecret(first), fanout.NewSecret(second))
+	target.Sign = webhook.Signer(auth.NewSecret(first), auth.NewSecret(second))
 	send(t, target, map[string]int{"order": 7})
 
 	got := api.Requests()[0]
@@ -51,7 +54,7 @@ func TestStandardWebhooksVerifiesOurSignatures(t *testing.T) {
 }
 
 func TestCloudEventsReadsOurEvents(t *testing.T) {
-	event := fanout.CloudEvent{
+	event := cloudevent.Event{
 		ID: "e-7", Source: "/shop?x=1", Type: "shop.order.placed", Subject: "Zürich 100% \"quoted\"", Time: time.Date(2026, 1, 2, 3, 4, 5, 600, time.UTC),
 		DataSchema: "https://shop.example/order.json", Extensions: map[string]string{"traceid": "abc"}, Data: map[string]int{"cents": 1999},
 	}

@@ -11,14 +11,14 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/auth"
 )
 
 // endpoint is a customer's, here on this machine.
 type endpoint struct {
 	url     string
 	key     []byte
-	secret  fanout.Secret
+	secret  auth.Secret
 	slow    atomic.Bool
 	refuses atomic.Bool
 	close   func()
@@ -30,7 +30,7 @@ type endpoint struct {
 func newEndpoint() *endpoint {
 	e := &endpoint{key: make([]byte, 32), seen: map[string]bool{}}
 	_, _ = rand.Read(e.key) // never fails
-	e.secret = fanout.NewSecret("whsec_" + base64.StdEncoding.EncodeToString(e.key))
+	e.secret = auth.NewSecret("whsec_" + base64.StdEncoding.EncodeToString(e.key))
 	server := httptest.NewServer(e)
 	e.url, e.close = server.URL, server.Close
 	return e

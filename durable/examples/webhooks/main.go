@@ -19,6 +19,7 @@ import (
 
 	"github.com/fanout-go/fanout"
 	"github.com/fanout-go/fanout/durable"
+	"github.com/fanout-go/fanout/webhook"
 )
 
 func main() {
@@ -63,7 +64,7 @@ func (c customers) lookup(_ context.Context, name string) (fanout.Target, error)
 	if !ok {
 		return fanout.Target{}, errors.New("no such customer")
 	}
-	return fanout.Target{URL: e.url, Sign: fanout.WebhookSigner(e.secret)}, nil
+	return fanout.Target{URL: e.url, Sign: webhook.Signer(e.secret)}, nil
 }
 
 func run(ctx context.Context, open func() (*durable.Queue, error)) error {

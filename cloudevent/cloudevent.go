@@ -1,4 +1,5 @@
-package fanout
+// Package cloudevent writes payloads as events of CloudEvents 1.0.
+package cloudevent
 
 import (
 	"cmp"
@@ -9,44 +10,55 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"runtime/debug"
 	"strings"
 	"time"
 	"unicode"
 
+	"github.com/fanout-go/fanout"
 	"github.com/fanout-go/fanout/internal/ids"
+	"github.com/fanout-go/fanout/internal/panics"
 )
 
-// CloudEvent is a payload as CloudEvents 1.0 describes it, for targets that take
+// Event is a payload as CloudEvents 1.0 describes it, for targets that take
 // events in that form:
 //
-//	payload, err := fanout.CloudEvent{Source: "/shop", Type: "shop.order.placed", Data: order}.Binary()
-type CloudEvent struct {
+//	payload, err := cloudevent.Event{Source: "/shop", Type: "shop.order.placed", Data: order}.Binary()
+//	...
+//	results, err := d.Dispatch(ctx, payload)
+//
+// [Event.Binary] and [Event.Structured] return an [*fanout.InvalidError], with the
+// field at fault, for an event that cannot be.
+type Event struct {
 	// Source and Type say where the event comes from, as a URI-reference, and what
 	// it is. Required.
 	Source, Type string
-	// ID tells it from all others of the source. Default minted; the payload's
-	// idempotency key is made of it and Source if it is given.
+	// ID tells the event from all others of its source. Default: minted. If it is
+	// given, the payload's idempotency key is made of it and Source.
 	ID string
-	// Subject is what it is about, within the source. Default none.
+	// Subject is what the event is about, within its source. Default none.
 	Subject string
 	// Time is when it happened. Default now.
 	Time time.Time
-	// DataSchema is a URI. Default none.
+	// DataSchema is the URI of a schema that Data adheres to. Default none.
 	DataSchema string
 	// Extensions are further attributes, by names of lower-case letters and digits.
 	Extensions map[string]string
 	// Data is encoded as JSON, unless Body is given. Default none.
 	Data any
-	// Body and ContentType are data in another form.
-	Body        []byte
+	// Body is data in another form than JSON, described by ContentType. It must not be
+	// set together with Data, and needs a ContentType. Default none.
+	Body []byte
+	// ContentType is of Body, or of Data, whose default is "application/json".
 	ContentType string
 }
 
-// Binary has the attributes in headers, and the data as the body.
-func (e CloudEvent) Binary() (Payload, error) {
+// Binary has the attributes in headers, and the data as the body, as the binary mode of
+// the HTTP protocol binding does.
+func (e Event) Binary() (fanout.Payload, error) {
 	attributes, err := e.attributes()
 	if err != nil {
-		return Payload{}, err
+		return fanout.Payload{}, err
 	}
 	p := e.payload()
 	p.Value, p.Body, p.ContentType = e.Data, e.Body, e.ContentType
@@ -57,11 +69,12 @@ func (e CloudEvent) Binary() (Payload, error) {
 	return p, nil
 }
 
-// Structured has all in one JSON document.
-func (e CloudEvent) Structured() (Payload, error) {
+// Structured has attributes and data in one document of the JSON event format. A Body
+// that is not JSON is encoded in base64.
+func (e Event) Structured() (fanout.Payload, error) {
 	attributes, err := e.attributes()
 	if err != nil {
-		return Payload{}, err
+		return fanout.Payload{}, err
 	}
 	document := make(map[string]any, len(attributes)+2)
 	for name, value := range attributes {
@@ -77,10 +90,20 @@ func (e CloudEvent) Structured() (Payload, error) {
 	}
 	p := e.payload()
 	if p.Body, err = marshal(document); err != nil {
-		return Payload{}, &InvalidError{Field: "CloudEvent.Data", Err: err}
+		return fanout.Payload{}, &fanout.InvalidError{Field: "CloudEvent.Data", Err: err}
 	}
 	p.ContentType = "application/cloudevents+json"
 	return p, nil
+}
+
+// marshal contains the panics of the data's own MarshalJSON.
+func marshal(v any) (body []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &fanout.PanicError{Value: p, Stack: debug.Stack(), Where: panics.Site()}
+		}
+	}()
+	return json.Marshal(v)
 }
 
 func isJSON(contentType string) bool {
@@ -89,16 +112,16 @@ func isJSON(contentType string) bool {
 	return mediaType == "application/json" || strings.HasSuffix(mediaType, "+json")
 }
 
-// payload repeats its keys if the event, which source and ID tell from all others,
-// is sent again.
-func (e CloudEvent) payload() Payload {
+// payload has the same key each time the same event is sent. Source and ID together
+// tell an event from all others.
+func (e Event) payload() fanout.Payload {
 	if e.ID == "" {
-		return Payload{}
+		return fanout.Payload{}
 	}
-	return Payload{IdempotencyKey: ids.Hash(e.Source + "\x00" + e.ID)}
+	return fanout.Payload{IdempotencyKey: ids.Hash(e.Source + "\x00" + e.ID)}
 }
 
-func (e CloudEvent) attributes() (map[string]string, error) {
+func (e Event) attributes() (map[string]string, error) {
 	if err := e.check(); err != nil {
 		return nil, err
 	}
@@ -115,9 +138,9 @@ func (e CloudEvent) attributes() (map[string]string, error) {
 	return all, nil
 }
 
-func (e CloudEvent) check() error {
+func (e Event) check() error {
 	bad := func(field, text string) error {
-		return &InvalidError{Field: "CloudEvent." + field, Err: errors.New(text)}
+		return &fanout.InvalidError{Field: "CloudEvent." + field, Err: errors.New(text)}
 	}
 	_, sourceErr := url.Parse(e.Source)
 	switch {

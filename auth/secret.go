@@ -1,4 +1,4 @@
-package fanout
+package auth
 
 import (
 	"bytes"
@@ -14,10 +14,11 @@ import (
 
 // Secret is a value that shows itself to nobody: it prints, formats, logs and
 // encodes as "[redacted]". Only what reads memory past a value's methods, as debuggers
-// and some test libraries do, still sees it. In a payload, too, it has to be
-// revealed. It is a [SecretSource] of itself.
+// and some test libraries do, still sees it. To send a secret in a payload, call
+// [Secret.Reveal]. The zero value is an empty secret. A Secret is also a
+// [SecretSource]: of itself.
 type Secret struct {
-	value *string // so that fmt, which cannot call methods of a field that is not exported, sees an address
+	value *string // a pointer, because fmt cannot call methods of a field that is not exported: it then prints an address
 }
 
 const redactedText = "[redacted]"
@@ -36,7 +37,7 @@ func (s Secret) Reveal() string {
 // IsZero reports whether the secret is empty.
 func (s Secret) IsZero() bool { return s.Reveal() == "" }
 
-// Secret implements [SecretSource].
+// Secret implements [SecretSource]. It never fails.
 func (s Secret) Secret(context.Context) (Secret, error) { return s, nil }
 
 // Format implements [fmt.Formatter], for every verb.
@@ -60,29 +61,33 @@ func (s *Secret) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// SecretSource gives a secret when it is needed, so that it can be rotated while the
-// service runs. It is safe for concurrent use, and honours its context.
+// SecretSource gives a secret when it is needed, so that the secret can be rotated
+// while the service runs. Secret is called for every attempt, concurrently, and must
+// return when its context ends. An error of it ends the delivery, and is shown: it must
+// hold nothing of the secret.
 type SecretSource interface {
 	Secret(context.Context) (Secret, error)
 }
 
-// EnvSecret is an environment variable, looked up when needed. It must not be empty.
-func EnvSecret(name string) SecretSource { return envSecret(name) }
+// Env is an environment variable, looked up each time. A variable that is not set, or
+// is empty, is an error.
+func Env(name string) SecretSource { return env(name) }
 
-type envSecret string
+type env string
 
-func (e envSecret) Secret(context.Context) (Secret, error) {
+func (e env) Secret(context.Context) (Secret, error) {
 	if value := os.Getenv(string(e)); value != "" {
 		return NewSecret(value), nil
 	}
 	return Secret{}, fmt.Errorf("environment variable %.200q is not set, or empty", string(e))
 }
 
-// FileSecret is what a regular file of at most 64 KiB holds, less line ends at its
-// end. It is looked at once a second at most, and read again if it has changed. While
-// it cannot be read, what it held last is used.
-func FileSecret(path string) SecretSource {
-	return &fileSecret{watchfile.New(path, func(content []byte) (Secret, error) {
+// File is what a file holds, without line ends at its end. The file is regular, has at
+// most 64 KiB and is not empty. It is looked at once a second at most, when the secret
+// is needed, and read again if it has changed. While it cannot be read, the last good
+// value is used; before there was one, that is an error.
+func File(path string) SecretSource {
+	return file{watchfile.New(path, func(content []byte) (Secret, error) {
 		content = bytes.TrimRight(content, "\r\n")
 		if len(content) == 0 {
 			return Secret{}, errors.New("empty")
@@ -91,6 +96,6 @@ func FileSecret(path string) SecretSource {
 	})}
 }
 
-type fileSecret struct{ file *watchfile.File[Secret] }
+type file struct{ *watchfile.File[Secret] }
 
-func (f *fileSecret) Secret(context.Context) (Secret, error) { return f.file.Get() }
+func (f file) Secret(context.Context) (Secret, error) { return f.Get() }

@@ -1,4 +1,4 @@
-package fanout_test
+package auth_test
 
 import (
 	"bytes"
@@ -14,19 +14,19 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/auth"
 )
 
-func TestASecretShowsItselfToNobody(t *testing.T) {
-	secret := fanout.NewSecret("s3cr3t")
+func TestSecret_ShowsItselfToNobody(t *testing.T) {
+	secret := auth.NewSecret("s3cr3t")
 	holder := struct {
-		Key    fanout.Secret
-		Also   *fanout.Secret
+		Key    auth.Secret
+		Also   *auth.Secret
 		Any    any
-		hidden fanout.Secret
-		List   []fanout.Secret
-		ByName map[string]fanout.Secret
-	}{secret, &secret, secret, secret, []fanout.Secret{secret}, map[string]fanout.Secret{"a": secret}}
+		hidden auth.Secret
+		List   []auth.Secret
+		ByName map[string]auth.Secret
+	}{secret, &secret, secret, secret, []auth.Secret{secret}, map[string]auth.Secret{"a": secret}}
 	var shown bytes.Buffer
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%T", "%10s", "%t"} {
 		fmt.Fprintf(&shown, verb+"\n", secret)
@@ -36,7 +36,7 @@ func TestASecretShowsItselfToNobody(t *testing.T) {
 	}
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
 		exported := holder
-		exported.hidden = fanout.Secret{} // fmt cannot call methods of what is not exported
+		exported.hidden = auth.Secret{} // fmt cannot call methods of what is not exported
 		fmt.Fprintf(&shown, verb+"\n", exported)
 	}
 	encoded, err := json.Marshal(holder)
@@ -56,19 +56,19 @@ func TestASecretShowsItselfToNobody(t *testing.T) {
 	assert.False(t, secret.IsZero())
 }
 
-func TestAFieldThatIsNotExportedHidesItToo(t *testing.T) {
-	holder := struct{ hidden fanout.Secret }{fanout.NewSecret("s3cr3t")}
+func TestSecret_IsHiddenInAFieldThatIsNotExported(t *testing.T) {
+	holder := struct{ hidden auth.Secret }{auth.NewSecret("s3cr3t")}
 	assert.NotContains(t, fmt.Sprintf("%v %+v %#v", holder, holder, &holder), "s3cr3t")
 }
 
-func TestASecretIsReadFromConfiguration(t *testing.T) {
-	var config struct{ Key fanout.Secret }
+func TestSecret_IsReadFromConfiguration(t *testing.T) {
+	var config struct{ Key auth.Secret }
 	require.NoError(t, json.Unmarshal([]byte(`{"Key":"s3cr3t"}`), &config))
 	assert.Equal(t, "s3cr3t", config.Key.Reveal())
 }
 
-func TestAnEnvironmentVariableIsLookedUpWhenNeeded(t *testing.T) {
-	source := fanout.EnvSecret("FANOUT_TEST_KEY")
+func TestEnv_IsLookedUpWhenNeeded(t *testing.T) {
+	source := auth.Env("FANOUT_TEST_KEY")
 	_, err := source.Secret(t.Context())
 	require.EqualError(t, err, `environment variable "FANOUT_TEST_KEY" is not set, or empty`)
 	t.Setenv("FANOUT_TEST_KEY", "rotated")
@@ -77,19 +77,19 @@ func TestAnEnvironmentVariableIsLookedUpWhenNeeded(t *testing.T) {
 	assert.Equal(t, "rotated", secret.Reveal())
 }
 
-func TestAFileIsReadAgainWhenItChanges(t *testing.T) {
+func TestFile_IsReadAgainWhenItChanges(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "key")
 	write := func(content string) { require.NoError(t, os.WriteFile(path, []byte(content), 0o600)) }
-	read := func(source fanout.SecretSource) string {
+	read := func(source auth.SecretSource) string {
 		secret, err := source.Secret(t.Context())
 		require.NoError(t, err)
 		return secret.Reveal()
 	}
-	_, err := fanout.FileSecret(path).Secret(t.Context())
+	_, err := auth.File(path).Secret(t.Context())
 	require.EqualError(t, err, path+": no such file or directory")
 	write("first\n")
 	synctest.Test(t, func(*testing.T) {
-		source := fanout.FileSecret(path)
+		source := auth.File(path)
 		assert.Equal(t, "first", read(source))
 		write("the second\n")
 		assert.Equal(t, "first", read(source), "looked at once a second")
