@@ -88,6 +88,13 @@
 // context ([WithCorrelationID], [CorrelationMiddleware]) or minted, and a request
 // ID of its own. [NewCorrelationHandler] adds the former to log records.
 //
+// # Credentials, signatures and events
+//
+// Package auth has credentials for [Target.Auth]: API keys, passwords, tokens that are
+// renewed before they expire, and secrets that are looked up when needed. Package webhook
+// signs requests for [Target.Sign], as Standard Webhooks describes. Package cloudevent
+// writes payloads as CloudEvents.
+//
 // # Gateways, and definitions from a file
 //
 // Package fanouthttp has a handler that turns each inbound request into one dispatch, and

@@ -32,7 +32,7 @@ type endpoint struct {
 	maxBytes    int64
 	propagator  propagator
 	conventions conventions
-	lifetime    context.Context // ends with the dispatcher
+	lifetime    context.Context //nolint:containedctx // the dispatcher's: ends when it is closed
 }
 
 func (d *Dispatcher) newEndpoint(def *Target, p Policy) (*endpoint, error) {

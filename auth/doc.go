@@ -1,9 +1,9 @@
 // Package auth has credentials for the targets of a [fanout.Dispatcher], and secrets
 // that are looked up when they are needed:
 //
-//	Auth: auth.Header("X-Api-Key", auth.Env("CRM_KEY"))       // an API key
-//	Auth: auth.Basic("shop", auth.File("/run/secrets/crm"))   // a user name and a password
-//	Auth: auth.Bearer(key)                                    // a token that does not expire
+//	Auth: auth.Header("X-Api-Key", auth.Env("CRM_KEY"))         // an API key
+//	Auth: auth.Basic("shop", auth.File("/run/secrets/crm"))     // a user name and a password
+//	Auth: auth.Bearer(key)                                      // a token that does not expire
 //	Auth: auth.Tokens(oauth.ClientCredentials(oauth.Config{…})) // tokens that do
 //
 // A credential that cannot be had ends the delivery as [fanout.Rejected], with
