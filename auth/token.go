@@ -3,6 +3,8 @@ package auth
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math"
 	"net/http"
 	"runtime/debug"
 	"sync"
@@ -23,8 +25,9 @@ type Token struct {
 }
 
 // TokenSource fetches a new token, for example from an OAuth 2.0 token endpoint. Token
-// must return when its context ends. If it does, it is not called again before it has
-// returned. A token that is empty, or has expired already, counts as an error.
+// must return when its context ends. It is not called again before it has returned, or
+// its context has ended. A token that is empty, or has expired already, counts as an
+// error. So does a panic.
 type TokenSource interface {
 	Token(context.Context) (Token, error)
 }
@@ -63,10 +66,9 @@ type tokens struct {
 
 	mu       sync.Mutex
 	fetching bool
-	token    Token // zero before the first
-	fetched  time.Time
-	failure  error // of the latest fetch
-	failedAt time.Time
+	token    Token     // zero before the first
+	failure  error     // of the latest fetch
+	next     time.Time // when to fetch again: soon after a failure, early before the token expires
 	refused  time.Time // when a target's 401 last had us fetch another
 }
 
@@ -106,7 +108,7 @@ func (t *tokens) Refresh(ctx context.Context, refused *http.Request) error {
 		case sent != "" && sent != bearer(t.token.Value), now.Sub(t.refused) < failFor:
 			defer t.mu.Unlock()
 			return nil
-		case t.failed(now):
+		case t.failure != nil && now.Before(t.next):
 			defer t.mu.Unlock()
 			return t.failure
 		}
@@ -123,10 +125,10 @@ func (t *tokens) get(ctx context.Context) (Token, error) {
 	now, old := time.Now(), t.token
 	usable := old.usable(now)
 	switch {
-	case usable && (t.fetching || t.failed(now) || !t.due(now)):
+	case usable && (t.fetching || now.Before(t.next)):
 		defer t.mu.Unlock()
 		return old, nil
-	case t.failed(now):
+	case t.failure != nil && now.Before(t.next):
 		defer t.mu.Unlock()
 		return Token{}, t.failure
 	}
@@ -159,14 +161,12 @@ func (t Token) usable(now time.Time) bool {
 	return !t.Value.IsZero() && (t.Expires.IsZero() || now.Before(t.Expires))
 }
 
-// due reports whether it is time to renew the token.
-func (t *tokens) due(now time.Time) bool {
-	early := min(renewEarly, t.token.Expires.Sub(t.fetched)/10)
-	return !t.token.Expires.IsZero() && now.After(t.token.Expires.Add(-early))
-}
-
-func (t *tokens) failed(now time.Time) bool {
-	return t.failure != nil && now.Sub(t.failedAt) < failFor
+// renewal is when to fetch the next token.
+func (t Token) renewal(now time.Time) time.Time {
+	if t.Expires.IsZero() {
+		return now.Add(math.MaxInt64) // never
+	}
+	return t.Expires.Add(-min(renewEarly, t.Expires.Sub(now)/10))
 }
 
 // join takes part in the fetch under way, or begins one. The lock is held.
@@ -197,7 +197,7 @@ func (t *tokens) wait(ctx context.Context, fetch <-chan singleflight.Result) (To
 // endpoint slower than its callers are patient would never be heard out.
 func (t *tokens) fetch(ctx context.Context) (Token, error) {
 	closing := lifetime.Of(ctx)
-	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
+	bounded, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), fetchTimeout, errTimeout)
 	defer cancel()
 	defer context.AfterFunc(closing, cancel)()
 	token, err := ask(bounded, t.source)
@@ -215,12 +215,12 @@ func (t *tokens) fetch(ctx context.Context) (Token, error) {
 	case err == nil && !token.usable(now):
 		err = errors.New("it has expired already")
 	case err == nil:
-		t.token, t.fetched, t.failure = token, now, nil
+		t.token, t.next, t.failure = token, token.renewal(now), nil
 		return token, nil
 	case closing.Err() != nil:
 		return Token{}, errClosed
 	}
-	t.failure, t.failedAt = &noTokenError{redact.URL(err)}, now
+	t.failure, t.next = &noTokenError{redact.URL(err)}, now.Add(failFor)
 	return Token{}, t.failure
 }
 
@@ -246,9 +246,11 @@ func ask(ctx context.Context, source TokenSource) (Token, error) {
 	case got := <-answered:
 		return got.token, got.err
 	case <-ctx.Done():
-		return Token{}, ctx.Err()
+		return Token{}, context.Cause(ctx)
 	}
 }
+
+var errTimeout = fmt.Errorf("none within %s: %w", fetchTimeout, context.DeadlineExceeded)
 
 // errClosed is what those hear who wait for a fetch whose dispatcher has been closed.
 var errClosed = &noTokenError{fanout.ErrClosed}

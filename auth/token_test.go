@@ -325,8 +325,53 @@ func TestTokens_SourceThatIgnoresItsContextHoldsNobodyUp(t *testing.T) {
 		patient := with(crm(answering(200), auth.Tokens(auth.TokenSourceFunc(deaf))), fanout.Policy{AttemptTimeout: 20 * time.Second})
 		began := time.Now()
 		r := dispatch(t.Context(), newDispatcher(t, patient))
-		require.ErrorIs(t, r.Err, fanout.ErrAuth)
+		require.EqualError(t, r.Err, "crm: authentication failed: no token: none within 10s: context deadline exceeded")
 		assert.Equal(t, 10*time.Second, time.Since(began))
 		time.Sleep(time.Minute)
+	})
+}
+
+// tenant is a decorator that adds a header of its own.
+type tenant struct{ fanout.Authenticator }
+
+func (d tenant) Authenticate(ctx context.Context, r *http.Request) error {
+	r.Header.Set("X-Tenant", "7")
+	return d.Authenticator.Authenticate(ctx, r)
+}
+
+func (d tenant) Unwrap() fanout.Authenticator { return d.Authenticator }
+
+func TestTokens_KeepTheirAbilitiesInADecorator(t *testing.T) {
+	source := &tokens{}
+	refuses := func(r *http.Request) (*http.Response, error) {
+		assert.Equal(t, "7", r.Header.Get("X-Tenant"))
+		if r.Header.Get("Authorization") == "Bearer t-1" {
+			return answer(401), nil
+		}
+		return answer(200), nil
+	}
+	assert.Equal(t, fanout.Delivered, dispatch(t.Context(), newDispatcher(t, crm(refuses, tenant{auth.Tokens(source)}))).Outcome)
+	assert.EqualValues(t, 2, source.calls.Load())
+	_, err := fanout.New(fanout.Config{Targets: []fanout.Target{crm(nil, tenant{auth.Tokens(nil)})}})
+	require.EqualError(t, err, `fanout: target "crm": Auth: its source of tokens is nil`)
+}
+
+func TestTokens_ThatWereNotRenewedAreRenewedSoonAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := &tokens{lives: time.Hour}
+		d := newDispatcher(t, crm(answering(200), auth.Tokens(source)))
+		dispatch(t.Context(), d)
+		time.Sleep(59*time.Minute + 30*time.Second)
+		source.fail(errors.New("down"))
+		dispatch(t.Context(), d)
+		source.err.Store(nil)
+		dispatch(t.Context(), d)
+		assert.EqualValues(t, 2, source.calls.Load(), "left alone for a second")
+		time.Sleep(time.Second)
+		dispatch(t.Context(), d)
+		assert.EqualValues(t, 3, source.calls.Load())
+		time.Sleep(30 * time.Minute)
+		dispatch(t.Context(), d)
+		assert.EqualValues(t, 3, source.calls.Load(), "not before it is due again")
 	})
 }
