@@ -77,7 +77,7 @@ func all(n int, do func()) {
 	group.Wait()
 }
 
-func TestAThousandDispatchesFetchOneToken(t *testing.T) {
+func TestClientCredentials_FetchOneTokenForAThousandDispatches(t *testing.T) {
 	e, api := newEndpoint(t), fanouttest.NewMemoryTarget(t, fanouttest.Status(200))
 	d := newDispatcher(t, e, api)
 	e.expires.Store(2)
@@ -94,7 +94,7 @@ func TestAThousandDispatchesFetchOneToken(t *testing.T) {
 	assert.EqualValues(t, 2, e.calls.Load())
 }
 
-func TestWhatTheEndpointSaysIsNotRepeated(t *testing.T) {
+func TestClientCredentials_RepeatNothingTheEndpointSays(t *testing.T) {
 	for want, answer := range map[string]func(http.ResponseWriter, *http.Request){
 		"crm: authentication failed: no token: token endpoint: 401 Unauthorized, invalid_client": func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
@@ -132,7 +132,7 @@ func TestWhatTheEndpointSaysIsNotRepeated(t *testing.T) {
 	}
 }
 
-func TestCredentialsAreSentWhereTheEndpointTakesThem(t *testing.T) {
+func TestClientCredentials_AreSentWhereTheEndpointTakesThem(t *testing.T) {
 	for inBody, want := range map[bool]string{false: "shop s3cr3t /", true: "/ shop s3cr3t"} {
 		var got string
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -149,7 +149,7 @@ func TestCredentialsAreSentWhereTheEndpointTakesThem(t *testing.T) {
 	}
 }
 
-func TestAnEndpointThatIsDownFailsAllAtOnce(t *testing.T) {
+func TestClientCredentials_EndpointThatIsDownFailsAllAtOnce(t *testing.T) {
 	e := newEndpoint(t)
 	e.answer = func(w http.ResponseWriter, _ *http.Request) {
 		time.Sleep(100 * time.Millisecond)
@@ -163,7 +163,7 @@ func TestAnEndpointThatIsDownFailsAllAtOnce(t *testing.T) {
 	assert.LessOrEqual(t, e.calls.Load(), int64(3), "not stormed")
 }
 
-func TestAConfigurationThatCannotWorkIsRefused(t *testing.T) {
+func TestConfig_ThatCannotWorkIsRefused(t *testing.T) {
 	whole := oauth.Config{TokenURL: "https://id.example/token", ClientID: "shop", ClientSecret: auth.NewSecret("s3cr3t")}
 	for want, change := range map[string]func(*oauth.Config){
 		"oauth: TokenURL is not set":                                        func(c *oauth.Config) { c.TokenURL = "" },

@@ -20,7 +20,7 @@ import (
 	"github.com/fanout-go/fanout/secrets"
 )
 
-func TestASecretIsRotatedWhileTheServiceRuns(t *testing.T) {
+func TestSource_IsRotatedWhileTheServiceRuns(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "key")
 	require.NoError(t, os.WriteFile(file, []byte("first"), 0o600))
 	key, err := secrets.Open(t.Context(), (&url.URL{Scheme: "file", Path: file, RawQuery: "decoder=string"}).String())
@@ -46,7 +46,7 @@ func TestASecretIsRotatedWhileTheServiceRuns(t *testing.T) {
 	}
 }
 
-func TestAnErrorHasNothingOfAURLThatIsSecret(t *testing.T) {
+func TestOpen_ErrorHasNothingOfTheURLThatIsSecret(t *testing.T) {
 	for _, address := range []string{"vault://s3cr3t@vault.example/key?decoder=string", "file:///none?token=s3cr3t", "file:///none?a=\"s3cr3t",
 		"etcd://user:pa/s3cr3t@host/key", "etcd://user:s3cr3t x@host/key", "http://user:\"s3cr3t@h/k", "nowhere://host/key?a=\"s3cr3t", "x:s3cr3t@host"} {
 		source, err := secrets.Open(t.Context(), address)
@@ -61,7 +61,7 @@ func TestAnErrorHasNothingOfAURLThatIsSecret(t *testing.T) {
 	}
 }
 
-func TestBytesAreASecretAndOtherThingsAreNot(t *testing.T) {
+func TestSource_TakesTextAndBytesOnly(t *testing.T) {
 	for value, want := range map[any]string{"text": "text", 7: ""} {
 		source := secrets.New(constantvar.New(value))
 		secret, err := source.Secret(t.Context())
@@ -80,7 +80,7 @@ func TestBytesAreASecretAndOtherThingsAreNot(t *testing.T) {
 	assert.Equal(t, "raw", secret.Reveal())
 }
 
-func TestASecretThatCannotBeOpenedSaysWhy(t *testing.T) {
+func TestOpen_SaysWhyItCannot(t *testing.T) {
 	_, err := secrets.Open(t.Context(), "nowhere://key")
 	require.ErrorContains(t, err, "secrets: ")
 }
