@@ -21,13 +21,16 @@ import (
 
 	"github.com/fanout-go/fanout/fanouthttp"
 	"github.com/fanout-go/fanout/fanouttest"
+	"github.com/fanout-go/fanout/internal/usage"
 )
 
 func main() {
-	if err := run(context.Background(), os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "checkout:", err)
-		os.Exit(1)
+	flags := usage.Flags("checkout", "Places five orders, each of which meets another trouble, and prints how they end.", os.Stderr)
+	err := usage.Parse(flags, os.Args[1:])
+	if err == nil {
+		err = run(context.Background(), os.Stdout)
 	}
+	os.Exit(usage.Status("checkout", err, os.Stderr))
 }
 
 // story is an order and the trouble it meets.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -16,7 +17,7 @@ import (
 
 func TestItShowsBothWays(t *testing.T) {
 	var stdout bytes.Buffer
-	require.NoError(t, run(t.Context(), nil, &stdout))
+	require.NoError(t, run(t.Context(), nil, &stdout, io.Discard))
 	assert.Regexp(t, `(?s)200 OK.*"crm","outcome":"delivered".*"billing","outcome":"delivered".*202 Accepted.*"dispatch_id"`, stdout.String())
 }
 

@@ -16,7 +16,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -30,21 +29,19 @@ import (
 
 	"github.com/fanout-go/fanout"
 	"github.com/fanout-go/fanout/fanouthttp"
+	"github.com/fanout-go/fanout/internal/usage"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
-	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "gateway:", err)
-		os.Exit(1)
-	}
+	os.Exit(usage.Status("gateway", run(ctx, os.Args[1:], os.Stdout, os.Stderr), os.Stderr))
 }
 
-func run(ctx context.Context, args []string, stdout io.Writer) error {
-	flags := flag.NewFlagSet("gateway", flag.ContinueOnError)
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	flags := usage.Flags("gateway", "A gateway in front of two APIs. It posts two events to itself, prints the answers, and ends.", stderr)
 	keep := flags.Bool("serve", false, "keep serving on 127.0.0.1:8080 until Ctrl-C or SIGTERM")
-	if err := flags.Parse(args); err != nil {
+	if err := usage.Parse(flags, args); err != nil {
 		return err
 	}
 	crm, billing := fakeAPI(http.StatusOK), fakeAPI(http.StatusCreated)

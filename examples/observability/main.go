@@ -19,7 +19,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -33,25 +32,20 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/internal/usage"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait for the first
-	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
-		fmt.Fprintln(os.Stderr, "observability:", err)
-		os.Exit(1)
-	}
+	os.Exit(usage.Status("observability", run(ctx, os.Args[1:], os.Stdout, os.Stderr), os.Stderr))
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	flags := flag.NewFlagSet("observability", flag.ContinueOnError)
-	flags.SetOutput(stderr)
+	flags := usage.Flags("observability", "A service that is seen through OpenTelemetry. It signs up a few times a second until Ctrl-C or SIGTERM.", stderr)
 	addr := flags.String("addr", "127.0.0.1:8080", "listen on `HOST:PORT`")
 	traffic := flags.Float64("traffic", 5, "sign up `N` times a second; 0 leaves that to you")
-	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
-		return nil
-	} else if err != nil {
+	if err := usage.Parse(flags, args); err != nil {
 		return err
 	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", *addr)

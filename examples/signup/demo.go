@@ -36,13 +36,14 @@ func demo(ctx context.Context, url string, payload []byte, stdout io.Writer) (fa
 	return report, nil
 }
 
-// results are those of what was submitted.
+// results are what became of each target, with the errors that the service's callers are
+// not told.
 type results struct {
 	mu  sync.Mutex
 	all fanout.Results
 }
 
-func (r *results) add(_ context.Context, _ *fanout.Submission, result fanout.Result) {
+func (r *results) add(_ context.Context, result fanout.Result) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.all[result.Target] = result
@@ -70,15 +71,24 @@ func postSignUp(ctx context.Context, url string, payload []byte) (int, fanouthtt
 	return resp.StatusCode, report, json.Unmarshal(body, &report)
 }
 
-func writeTable(w io.Writer, report fanouthttp.Report) error {
+// writeTable tells of each target what its first attempt met, so that it can be seen why
+// there was a second.
+func writeTable(w io.Writer, report fanouthttp.Report, results fanout.Results) error {
 	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(table, "TARGET\tOUTCOME\tSTATUS\tATTEMPTS\tDURATION")
+	fmt.Fprintln(table, "TARGET\tOUTCOME\tSTATUS\tATTEMPTS\tDURATION\tFIRST ATTEMPT")
 	for _, t := range report.Targets {
 		status := "-"
 		if t.StatusCode != 0 {
 			status = fmt.Sprint(t.StatusCode)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%d ms\n", t.Target, t.Outcome, status, t.Attempts, t.DurationMS)
+		first := "-"
+		if attempts := results[t.Target].Attempts; len(attempts) > 0 {
+			first = "ok"
+			if err := attempts[0].Err; err != nil {
+				first = err.Error()
+			}
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%d ms\t%s\n", t.Target, t.Outcome, status, t.Attempts, t.DurationMS, first)
 	}
 	return table.Flush()
 }

@@ -5,6 +5,7 @@
 //
 //	go run ./examples/signup
 //
+// compiles first, for about half a minute after a fresh clone, and says nothing meanwhile. Then it
 // starts the service with fakes of the three APIs, signs up once and prints what
 // became of each target. The fakes are not all well: the CRM is unavailable at
 // first, and analytics is slow.
@@ -23,7 +24,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -35,16 +35,17 @@ import (
 	"github.com/fanout-go/fanout"
 	"github.com/fanout-go/fanout/fanoutfile"
 	"github.com/fanout-go/fanout/fanouthttp"
+	"github.com/fanout-go/fanout/internal/usage"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait for the first
-	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
-		fmt.Fprintln(os.Stderr, "signup:", err)
-		os.Exit(1)
-	}
+	os.Exit(usage.Status("signup", run(ctx, os.Args[1:], os.Stdout, os.Stderr), os.Stderr))
 }
+
+const does = `A service that takes sign-ups over HTTP and sends each to three APIs at once. It signs up
+once, prints what became of each API, and ends.`
 
 type options struct {
 	serve, submit          bool
@@ -53,18 +54,14 @@ type options struct {
 
 func parse(args []string, stderr io.Writer) (options, error) {
 	var o options
-	flags := flag.NewFlagSet("signup", flag.ContinueOnError)
-	flags.SetOutput(stderr)
+	flags := usage.Flags("signup", does, stderr)
 	flags.BoolVar(&o.serve, "serve", false, "keep serving until Ctrl-C or SIGTERM, instead of signing up once")
 	flags.BoolVar(&o.submit, "submit", false, "answer 202 at once and deliver in the background")
 	flags.StringVar(&o.addr, "addr", "", "listen on `HOST:PORT` (default 127.0.0.1:8080 with -serve, else any free port)")
 	flags.StringVar(&o.payload, "payload", "testdata/signup.json", "sign up with the JSON in `FILE`")
 	flags.StringVar(&o.targets, "targets", "", "send to the targets defined in `FILE` instead of the fakes")
-	if err := flags.Parse(args); err != nil {
+	if err := usage.Parse(flags, args); err != nil {
 		return o, err
-	}
-	if flags.NArg() > 0 {
-		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
 	if o.addr == "" {
 		o.addr = "127.0.0.1:0"
@@ -77,9 +74,6 @@ func parse(args []string, stderr io.Writer) (options, error) {
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	o, err := parse(args, stderr)
-	if errors.Is(err, flag.ErrHelp) {
-		return nil
-	}
 	if err != nil {
 		return err
 	}
@@ -99,7 +93,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	done := results{all: fanout.Results{}}
-	config.OnResult = done.add
+	config.Hooks = &fanout.Hooks{DeliveryDone: done.add}
 	logger := slog.New(fanout.NewCorrelationHandler(slog.NewTextHandler(stderr, nil)))
 	dispatcher, err := newDispatcher(config, logger) //nolint:contextcheck // it outlives any call
 	if err != nil {
@@ -131,5 +125,5 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if o.submit {
 		report = fanouthttp.NewReport(report.CorrelationID, done.all)
 	}
-	return errors.Join(writeTable(stdout, report), failures(report))
+	return errors.Join(writeTable(stdout, report, done.all), failures(report))
 }

@@ -7,9 +7,7 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
-	"log"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -19,20 +17,27 @@ import (
 
 	"github.com/fanout-go/fanout"
 	"github.com/fanout-go/fanout/durable"
+	"github.com/fanout-go/fanout/internal/usage"
 	"github.com/fanout-go/fanout/webhook"
 )
 
 func main() {
-	file := flag.String("db", filepath.Join(os.TempDir(), "fanout-webhooks.db"), "the SQLite file")
-	postgres := flag.String("postgres", "", "a postgres:// URL, instead of a file")
-	flag.Parse()
+	os.Exit(usage.Status("webhooks", start(context.Background(), os.Args[1:]), os.Stderr))
+}
+
+func start(ctx context.Context, args []string) error {
+	flags := usage.Flags("webhooks", "Sends signed webhooks that survive a restart, and replays those that were given up.", os.Stderr)
+	file := flags.String("db", filepath.Join(os.TempDir(), "fanout-webhooks.db"), "keep them in the SQLite file `FILE`")
+	postgres := flags.String("postgres", "", "keep them in the Postgres at `URL` (postgres://...) instead of a file")
+	if err := usage.Parse(flags, args); err != nil {
+		return err
+	}
 	slog.SetLogLoggerLevel(slog.LevelError + 1) // the output tells the story
-	ctx := context.Background()
 	open := func() (*durable.Queue, error) { return durable.Open(*file, durable.Config{}) }
 	if *postgres != "" {
 		pool, err := pgxpool.New(ctx, *postgres)
 		if err != nil {
-			log.Fatal(err)
+			return err
 		}
 		defer pool.Close()
 		open = func() (*durable.Queue, error) {
@@ -43,9 +48,7 @@ func main() {
 			return queue, queue.Migrate(ctx)
 		}
 	}
-	if err := run(ctx, open); err != nil {
-		log.Fatal(err) //nolint:gocritic // the pool ends with the process
-	}
+	return run(ctx, open)
 }
 
 // event is what customers are told.
@@ -76,7 +79,7 @@ func run(ctx context.Context, open func() (*durable.Queue, error)) error {
 	fmt.Println("acme is slow today, and umbrella refuses what it gets. Three events for each:")
 	acme.slow.Store(true)
 	umbrella.refuses.Store(true)
-	sender, queue, err := start(open, all)
+	sender, queue, err := startSender(open, all)
 	if err != nil {
 		return err
 	}
@@ -99,7 +102,7 @@ func run(ctx context.Context, open func() (*durable.Queue, error)) error {
 	}
 	fmt.Printf("  acme has %d events\n", acme.count())
 	acme.slow.Store(false)
-	if sender, queue, err = start(open, all); err != nil {
+	if sender, queue, err = startSender(open, all); err != nil {
 		return err
 	}
 	defer func() { _ = sender.Close(ctx) }()
@@ -127,8 +130,8 @@ func run(ctx context.Context, open func() (*durable.Queue, error)) error {
 	return nil
 }
 
-// start is what the service does when it starts.
-func start(open func() (*durable.Queue, error), all customers) (*fanout.Dispatcher, *durable.Queue, error) {
+// startSender is what the service does when it starts.
+func startSender(open func() (*durable.Queue, error), all customers) (*fanout.Dispatcher, *durable.Queue, error) {
 	queue, err := open()
 	if err != nil {
 		return nil, nil, err
