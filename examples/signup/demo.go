@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
+	"strconv"
 	"sync"
 	"text/tabwriter"
 
@@ -79,7 +80,7 @@ func writeTable(w io.Writer, report fanouthttp.Report, results fanout.Results) e
 	for _, t := range report.Targets {
 		status := "-"
 		if t.StatusCode != 0 {
-			status = fmt.Sprint(t.StatusCode)
+			status = strconv.Itoa(t.StatusCode)
 		}
 		first := "-"
 		if attempts := results[t.Target].Attempts; len(attempts) > 0 {
