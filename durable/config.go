@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"regexp"
 	"time"
 
 	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/durable/internal/river"
 )
 
 // Config is how a [Queue] works. Its zero value is ready.
@@ -26,7 +28,7 @@ type Config struct {
 	// Targets says otherwise for some, by name.
 	Targets map[string]TargetConfig
 	// Final reports whether a failed round is the last one, whatever Schedule says.
-	// Default [Final].
+	// Default [Final]: a 410, a blocked address, and what must not be repeated.
 	Final func(fanout.Result) bool
 
 	// MaxPayloadBytes bounds body and header together, which are stored once for each
@@ -76,19 +78,36 @@ func StandardSchedule() []time.Duration {
 	return []time.Duration{5 * time.Second, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour, 5 * time.Hour, 10 * time.Hour, 14 * time.Hour, 20 * time.Hour, 24 * time.Hour}
 }
 
-// Final is the default of [Config.Final]. It ends a delivery whose last attempt was
-// refused for good, such as by a 400, and one that may have taken effect and cannot
-// be repeated. What somebody may yet mend, such as a certificate that has
-// expired, is tried again by the schedule.
+// Final is the default of [Config.Final]. It ends a delivery at once if
+//
+//   - the answer was 410 Gone, by which a receiver says that it wants no more. That is how
+//     the Standard Webhooks specification reads it. It counts every other status but 2xx as
+//     a failure that is tried again, as Svix and Stripe do: a 401 or a 404 is often a
+//     receiver's own mistake, which it mends within the days of a schedule.
+//   - the address is blocked, see [fanout.ErrAddressBlocked].
+//   - it may have taken effect and cannot be repeated, see [fanout.ErrNotIdempotent].
+//   - a [fanout.Sender] of yours said by [fanout.Permanent] that it has no use, with an
+//     error that is no [fanout.StatusError].
+//
+// All else is tried again by the schedule, such as a 422, a certificate that has expired,
+// or credentials that are not valid.
 func Final(r fanout.Result) bool {
-	switch fanout.ErrorClass(r.Err) {
-	case "certificate", "dns", "connect", "connection", "timeout", "address_blocked", "auth":
-		return errors.Is(r.Err, fanout.ErrNotIdempotent)
+	if errors.Is(r.Err, fanout.ErrAddressBlocked) || errors.Is(r.Err, fanout.ErrNotIdempotent) {
+		return true
 	}
-	return errors.Is(r.Err, fanout.ErrNotRetried) || errors.Is(r.Err, fanout.ErrNotIdempotent)
+	if status, ok := errors.AsType[*fanout.StatusError](r.Err); ok {
+		return status.StatusCode == http.StatusGone
+	}
+	switch fanout.ErrorClass(r.Err) { // of what is not retried within a round, but may be mended
+	case "certificate", "auth":
+		return false
+	case "response_too_large", "panic", "goexit":
+		return r.Outcome == fanout.Unknown && r.IdempotencyKey == "" // and would take effect twice
+	}
+	return errors.Is(r.Err, fanout.ErrNotRetried)
 }
 
-func (c Config) withDefaults() (Config, error) {
+func (c Config) withDefaults(sqlite bool) (Config, error) {
 	if c.Schedule == nil {
 		c.Schedule = StandardSchedule()
 	}
@@ -102,9 +121,15 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
+	if !sqlite {
+		c.Schema = cmp.Or(c.Schema, "fanout")
+	}
 	errs := []error{checkSchedule("Schedule", c.Schedule), checkConcurrency("Concurrency", c.Concurrency)}
 	if c.Schema != "" && !schemaName.MatchString(c.Schema) {
 		errs = append(errs, invalid("Schema", "%q is not letters, digits and underscores", c.Schema))
+	}
+	if c.Schema != "" && sqlite {
+		errs = append(errs, invalid("Schema", "is for Postgres"))
 	}
 	if c.Retention > 0 && c.Retention < time.Second {
 		errs = append(errs, invalid("Retention", "%v is less than 1s", c.Retention))
@@ -148,6 +173,11 @@ func checkConcurrency(field string, n int) error {
 
 func invalid(field, format string, args ...any) error {
 	return &fanout.InvalidError{Where: "durable.Config", Field: field, Err: fmt.Errorf(format, args...)}
+}
+
+// engine is what River needs to know.
+func (c *Config) engine() river.Config {
+	return river.Config{Concurrency: c.concurrency, Retention: c.Retention, TakeOver: c.TakeOver, Logger: c.Logger}
 }
 
 func (c *Config) schedule(target string) []time.Duration {

@@ -34,7 +34,7 @@ var (
 	auditKills      = flag.Int("kills", 4, "processes killed in each")
 )
 
-func TestNothingAcceptedIsLostThoughTheProcessIsKilled(t *testing.T) {
+func TestAudit_NothingAcceptedIsLostThoughTheProcessIsKilled(t *testing.T) {
 	t.Run("SQLite", func(t *testing.T) {
 		a := newAudit(t, filepath.Join(t.TempDir(), "deliveries.db"))
 		a.killingTheSender()
@@ -46,7 +46,7 @@ func TestNothingAcceptedIsLostThoughTheProcessIsKilled(t *testing.T) {
 	})
 }
 
-func TestNothingAcceptedIsLostThoughOneOfTwoProcessesIsKilled(t *testing.T) {
+func TestAudit_NothingAcceptedIsLostThoughOneOfTwoProcessesIsKilled(t *testing.T) {
 	_, url := database(t)
 	a := newAudit(t, url)
 	survivor := a.start(false)
@@ -54,10 +54,11 @@ func TestNothingAcceptedIsLostThoughOneOfTwoProcessesIsKilled(t *testing.T) {
 	survivor.kill()
 }
 
-func TestNothingAcceptedIsLostThoughPostgresIsKilled(t *testing.T) {
+func TestAudit_NothingAcceptedIsLostThoughPostgresIsKilled(t *testing.T) {
 	server := pgtest.New(t)
 	a := newAudit(t, server.URL)
 	sender := a.start(true)
+	a.until(a.accepting) // a process that cannot open its queue ends
 	for range *auditKills {
 		time.Sleep(a.pause())
 		server.Kill()
@@ -117,8 +118,10 @@ func newAudit(t *testing.T, database string) *audit {
 	return a
 }
 
-func (a *audit) hang()    { a.hangs.Store(true) }
+func (a *audit) hang() { a.hangs.Store(true) }
+
 func (a *audit) recover() { a.hangs.Store(false) }
+
 func (a *audit) hanging() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -162,6 +165,12 @@ func (a *audit) enough() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return len(a.accepted) >= *auditDispatches
+}
+
+func (a *audit) accepting() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.accepted) > 0
 }
 
 func (a *audit) arrived() bool { return a.missing() == 0 }

@@ -26,7 +26,7 @@ func refusing(name string, mended *atomic.Bool) fanout.Target {
 	})
 }
 
-func TestADeadLetterIsReplayedWithTheSameKey(t *testing.T) {
+func TestReplay_DeliversWithTheSameKey(t *testing.T) {
 	onBoth(t, func(t *testing.T, open opener) {
 		q, _ := open(t, durable.Config{})
 		var mended atomic.Bool
@@ -61,12 +61,12 @@ func TestADeadLetterIsReplayedWithTheSameKey(t *testing.T) {
 	})
 }
 
-func TestDeadLettersAreSelectedByTargetTimeAndClassAndReplayedInBulk(t *testing.T) {
+func TestDeadLetters_AreSelectedByTargetTimeAndClassAndReplayedInBulk(t *testing.T) {
 	onBoth(t, func(t *testing.T, open opener) {
 		q, _ := open(t, durable.Config{})
 		var mended atomic.Bool
 		var arrived atomic.Int32
-		api := fanouttest.NewTarget(t, fanouttest.Status(422))
+		api := fanouttest.NewTarget(t, fanouttest.Status(410))
 		crm := refusing("crm", &mended)
 		crm.Classify = nil
 		d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{crm, {Name: "api 100%_", URL: api.URL()}}, OnResult: func(_ context.Context, _ *fanout.Submission, r fanout.Result) {
@@ -87,8 +87,8 @@ func TestDeadLettersAreSelectedByTargetTimeAndClassAndReplayedInBulk(t *testing.
 			{durable.Filter{Target: "crm"}, n},
 			{durable.Filter{Target: "api 100%_"}, n},
 			{durable.Filter{Target: "nobody"}, 0},
-			{durable.Filter{Class: "422"}, n},
-			{durable.Filter{Class: "422", Target: "crm"}, 0},
+			{durable.Filter{Class: "410"}, n},
+			{durable.Filter{Class: "410", Target: "crm"}, 0},
 			{durable.Filter{Since: now.Add(-time.Hour)}, 2 * n},
 			{durable.Filter{Since: now.Add(time.Hour)}, 0},
 			{durable.Filter{Until: now.Add(-time.Hour)}, 0},
@@ -113,7 +113,7 @@ func TestDeadLettersAreSelectedByTargetTimeAndClassAndReplayedInBulk(t *testing.
 	})
 }
 
-func TestADeadSagaIsFoundByEachOfItsTargetsWhateverTheirNames(t *testing.T) {
+func TestDeadLetters_FindASagaByEachOfItsTargetsWhateverTheirNames(t *testing.T) {
 	onBoth(t, func(t *testing.T, open opener) {
 		q, _ := open(t, durable.Config{})
 		var never atomic.Bool
@@ -133,7 +133,7 @@ func TestADeadSagaIsFoundByEachOfItsTargetsWhateverTheirNames(t *testing.T) {
 	})
 }
 
-func TestBulkReplayKeepsToItsRate(t *testing.T) {
+func TestReplayAll_KeepsToItsRate(t *testing.T) {
 	q, _ := inFile(t, durable.Config{})
 	var never atomic.Bool
 	d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{refusing("crm", &never)}})
@@ -147,24 +147,4 @@ func TestBulkReplayKeepsToItsRate(t *testing.T) {
 	require.Error(t, err, "there is no time for all")
 	assert.LessOrEqual(t, done, 4)
 	assert.Positive(t, done)
-}
-
-func TestTheBacklogCountsWhatWaitsAndWhatIsDead(t *testing.T) {
-	onBoth(t, func(t *testing.T, open opener) {
-		q, _ := open(t, durable.Config{Schedule: []time.Duration{time.Hour}})
-		var never atomic.Bool
-		d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{refusing("strict", &never), sending("down", func(*fanout.Request) error { return errDown })}})
-		for range 3 {
-			submit(t, d, "entry")
-		}
-		eventually(t, func() bool { return len(deadLetters(t, q, durable.Filter{})) == 3 }, "all at one to be dead")
-		eventually(t, func() bool {
-			snapshot := d.Snapshot(t.Context())
-			return snapshot.Targets[0].DeadLetters == 3 && snapshot.Targets[1].Queued == 3
-		}, "a true snapshot")
-		snapshot := d.Snapshot(t.Context())
-		assert.Zero(t, snapshot.Targets[0].Queued)
-		assert.Zero(t, snapshot.Targets[1].DeadLetters)
-		assert.InDelta(t, 5, snapshot.Targets[1].OldestAge.Seconds(), 5.1)
-	})
 }

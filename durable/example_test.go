@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/jackc/pgx/v5/stdlib"
-	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/stretchr/testify/require"
 	"github.com/tink-crypto/tink-go/v2/aead"
 	"github.com/tink-crypto/tink-go/v2/keyset"
@@ -95,7 +93,7 @@ func Example_outbox() {
 	// delivered order-42:stock <nil> <nil>
 }
 
-func TestTheExamplesForPostgresRun(t *testing.T) {
+func TestExamples_ForPostgresRun(t *testing.T) {
 	_, url := database(t)
 	ctx := t.Context()
 	targets := []fanout.Target{fanouttest.NewSender().Target("crm")}
@@ -121,19 +119,17 @@ func TestTheExamplesForPostgresRun(t *testing.T) {
 	pool := connect(t, url)
 	_, err = pool.Exec(ctx, "CREATE SCHEMA yours")
 	require.NoError(t, err)
-	db := stdlib.OpenDBFromPool(pool) // yours to close, after the dispatcher
-	queue, err = durable.New(riverpgxv5.New(pool), db, durable.Config{Schema: "yours"})
+	queue, err = durable.OpenPostgres(pool, durable.Config{Schema: "yours"}) // where River's tables are
 	require.NoError(t, err)
 	require.NoError(t, queue.Migrate(ctx))
 	require.NoError(t, queue.Close(ctx))
-	require.NoError(t, db.Close())
 }
 
-func TestTheExamplesForDeadLettersRun(t *testing.T) {
+func TestExamples_ForDeadLettersRun(t *testing.T) {
 	config := durable.Config{
 		Schedule: []time.Duration{time.Minute, time.Hour, 12 * time.Hour}, // then it is a dead letter
 		Targets:  map[string]durable.TargetConfig{"crm": {Concurrency: 8}},
-		Final:    func(r fanout.Result) bool { return fanout.ErrorClass(r.Err) == "410" }, // all else is tried again
+		Final:    func(r fanout.Result) bool { return durable.Final(r) || fanout.ErrorClass(r.Err) == "422" },
 	}
 	q, _ := inFile(t, config)
 	require.NoError(t, q.Close(t.Context()))
@@ -157,7 +153,7 @@ func TestTheExamplesForDeadLettersRun(t *testing.T) {
 	require.NoError(t, replay())
 }
 
-func TestTheExampleForEncryptionRuns(t *testing.T) {
+func TestExamples_ForEncryptionRun(t *testing.T) {
 	keys, err := keyset.NewHandle(aead.AES256GCMKeyTemplate())
 	require.NoError(t, err)
 	file := filepath.Join(t.TempDir(), "deliveries.db")

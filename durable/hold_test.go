@@ -11,7 +11,7 @@ import (
 	"github.com/fanout-go/fanout/durable"
 )
 
-func TestAHeldTargetKeepsWhatArrivesAndGetsItWhenResumed(t *testing.T) {
+func TestHold_KeepsWhatArrivesUntilTheTargetIsResumed(t *testing.T) {
 	onBoth(t, func(t *testing.T, open opener) {
 		q, again := open(t, durable.Config{})
 		arrivals := make(chan string, 10)
@@ -51,7 +51,7 @@ func TestAHeldTargetKeepsWhatArrivesAndGetsItWhenResumed(t *testing.T) {
 // quiet is long enough for what is held to arrive if it were not.
 const quiet = 2500 * time.Millisecond
 
-func TestASagaIsHeldIfOneOfItsTargetsIs(t *testing.T) {
+func TestHold_OfOneTargetHoldsItsSaga(t *testing.T) {
 	onBoth(t, func(t *testing.T, open opener) {
 		q, again := open(t, durable.Config{})
 		var c calls
@@ -81,7 +81,7 @@ func TestASagaIsHeldIfOneOfItsTargetsIs(t *testing.T) {
 	})
 }
 
-func TestAHoldIsOfATarget(t *testing.T) {
+func TestHold_NeedsAName(t *testing.T) {
 	q, _ := inFile(t, durable.Config{})
 	require.EqualError(t, q.Hold(t.Context(), ""), "durable: no target to hold is named")
 	require.NoError(t, q.Close(t.Context()))

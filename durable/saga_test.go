@@ -3,6 +3,7 @@ package durable_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -39,6 +40,7 @@ func (c *calls) seen() []string {
 func ok() (*fanout.Response, error) {
 	return &fanout.Response{StatusCode: 200, Body: []byte(`{"id":7}`)}, nil
 }
+
 func refuse() (*fanout.Response, error) { return nil, fanout.Permanent(errors.New("no")) }
 
 // order is a saga: stock, then payment, which is the pivot, then shipping.
@@ -58,7 +60,7 @@ func outcomes(results fanout.Results) map[string]string {
 	return all
 }
 
-func TestASagaGoesOnWhereItWasAfterARestart(t *testing.T) {
+func TestSaga_GoesOnWhereItWasAfterARestart(t *testing.T) {
 	onBoth(t, func(t *testing.T, open opener) {
 		q, again := open(t, durable.Config{})
 		var c calls
@@ -89,7 +91,7 @@ func TestASagaGoesOnWhereItWasAfterARestart(t *testing.T) {
 	})
 }
 
-func TestASagaThatFailsBeforeItsPivotIsUndoneAndDone(t *testing.T) {
+func TestSaga_ThatFailsBeforeItsPivotIsUndoneAndDone(t *testing.T) {
 	onBoth(t, func(t *testing.T, open opener) {
 		q, _ := open(t, durable.Config{})
 		var c calls
@@ -101,7 +103,7 @@ func TestASagaThatFailsBeforeItsPivotIsUndoneAndDone(t *testing.T) {
 	})
 }
 
-func TestASagaPastItsPivotIsTriedAgainAndThenADeadLetterThatGoesOnWhenReplayed(t *testing.T) {
+func TestSaga_PastItsPivotIsTriedAgainThenDeadAndGoesOnWhenReplayed(t *testing.T) {
 	onBoth(t, func(t *testing.T, open opener) {
 		q, _ := open(t, durable.Config{Schedule: []time.Duration{0}})
 		var c calls
@@ -130,7 +132,7 @@ func TestASagaPastItsPivotIsTriedAgainAndThenADeadLetterThatGoesOnWhenReplayed(t
 	})
 }
 
-func TestACompensationThatFailsIsTriedAgain(t *testing.T) {
+func TestSaga_ACompensationThatFailsIsTriedAgain(t *testing.T) {
 	onBoth(t, func(t *testing.T, open opener) {
 		q, _ := open(t, durable.Config{Schedule: fast(3)})
 		var c calls
@@ -148,5 +150,19 @@ func TestACompensationThatFailsIsTriedAgain(t *testing.T) {
 		assert.Equal(t, map[string]string{"stock": "compensated", "payment": "failed", "shipping": "skipped"}, outcomes(wait(t, &results, id)))
 		undo := "unstock " + id + ":stock-compensation"
 		assert.Equal(t, []string{"stock " + id + ":stock", "payment " + id + ":payment", undo, undo, undo}, c.seen())
+	})
+}
+
+func TestSaga_IsUndoneWhateverTheErrorSays(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		q, _ := open(t, durable.Config{})
+		var c calls
+		var results fanouttest.Results
+		refuse := func() (*fanout.Response, error) {
+			return nil, fanout.Permanent(errors.New("x\x00" + strings.Repeat("\u00fc", 600)))
+		}
+		d := dispatcher(t, q, fanout.Config{Targets: order(&c, refuse, ok), OnResult: results.OnResult})
+		got := wait(t, &results, submit(t, d, "order"))
+		assert.Equal(t, map[string]string{"stock": "compensated", "payment": "failed", "shipping": "skipped"}, outcomes(got))
 	})
 }

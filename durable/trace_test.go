@@ -14,7 +14,7 @@ import (
 	"github.com/fanout-go/fanout/fanouttest"
 )
 
-func TestADeliveryIsLinkedToItsSubmittersTraceAndKeepsItsCorrelationIDOverARestart(t *testing.T) {
+func TestTrace_LinksADeliveryToItsSubmitterOverARestart(t *testing.T) {
 	onBoth(t, func(t *testing.T, open opener) {
 		spans := tracetest.NewInMemoryExporter()
 		provider := sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))

@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 func service(t *testing.T) (database string, crm *fanouttest.Target) {
 	t.Helper()
 	database = filepath.Join(t.TempDir(), "deliveries.db")
-	q, err := durable.Open(database, durable.Config{})
+	q, err := durable.Open(database, durable.Config{Schedule: []time.Duration{}})
 	require.NoError(t, err)
 	crm = fanouttest.NewTarget(t, fanouttest.Reply(422, "no \x1b[31mcolour"), fanouttest.Status(422), fanouttest.Status(422), fanouttest.Status(200))
 	gone := fanouttest.NewTarget(t, fanouttest.Status(410))

@@ -44,7 +44,7 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if e.refuses.Load() {
-		http.Error(w, "no orders here", http.StatusUnprocessableEntity)
+		http.Error(w, "no orders here any more", http.StatusGone)
 		return
 	}
 	if e.slow.Load() {

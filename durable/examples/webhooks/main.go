@@ -76,7 +76,7 @@ func run(ctx context.Context, open func() (*durable.Queue, error)) error {
 	defer umbrella.close()
 	all := customers{"acme": acme, "umbrella": umbrella}
 
-	fmt.Println("acme is slow today, and umbrella refuses what it gets. Three events for each:")
+	fmt.Println("acme is slow today, and umbrella answers 410 Gone. Three events for each:")
 	acme.slow.Store(true)
 	umbrella.refuses.Store(true)
 	sender, queue, err := startSender(open, all)

@@ -1,28 +1,27 @@
-package durable
+package river
 
 import (
 	"context"
-	"errors"
 	"sync"
 
 	"github.com/riverqueue/river/riverdriver"
 )
 
-// waking is a driver of River for a database that tells nobody of what is inserted.
-// River's own looks into a table every 50 ms; as one process delivers from a file,
-// it can be told directly.
-type waking[Tx any] struct {
+// wakingDriver is a driver of River's for SQLite, which tells nobody of what is inserted.
+// River's own way is to look into a table every 50 ms. As one process delivers from a
+// file, it can be told directly.
+type wakingDriver[Tx any] struct {
 	riverdriver.Driver[Tx]
 	listener *listener
 }
 
-func newWaking[Tx any](driver riverdriver.Driver[Tx]) *waking[Tx] {
-	return &waking[Tx]{driver, &listener{notes: make(chan string, 1), due: map[string]bool{}}}
+func newWakingDriver[Tx any](driver riverdriver.Driver[Tx]) *wakingDriver[Tx] {
+	return &wakingDriver[Tx]{driver, &listener{notes: make(chan struct{}, 1), due: map[string]bool{}}}
 }
 
-func (d *waking[Tx]) SupportsListener() bool     { return true }
-func (d *waking[Tx]) SupportsListenNotify() bool { return false }
-func (d *waking[Tx]) GetListener(params *riverdriver.GetListenenerParams) riverdriver.Listener {
+func (d *wakingDriver[Tx]) SupportsListener() bool     { return true }
+func (d *wakingDriver[Tx]) SupportsListenNotify() bool { return false }
+func (d *wakingDriver[Tx]) GetListener(params *riverdriver.GetListenenerParams) riverdriver.Listener {
 	d.listener.schema = params.Schema
 	return d.listener
 }
@@ -30,7 +29,7 @@ func (d *waking[Tx]) GetListener(params *riverdriver.GetListenenerParams) riverd
 // listener hands each lane that is to be woken to River once.
 type listener struct {
 	schema string
-	notes  chan string // one that says that some are due
+	notes  chan struct{} // says that some are due
 
 	mu  sync.Mutex
 	due map[string]bool
@@ -41,7 +40,7 @@ func (l *listener) wake(lane string) {
 	l.due[lane] = true
 	l.mu.Unlock()
 	select {
-	case l.notes <- "":
+	case l.notes <- struct{}{}:
 	default:
 	}
 }
@@ -77,6 +76,3 @@ func (l *listener) Unlisten(context.Context, string) error { return nil }
 func (l *listener) Ping(context.Context) error             { return nil }
 func (l *listener) Schema() string                         { return l.schema }
 func (l *listener) SetAfterConnectExec(string)             {}
-
-// errInUse is what the second process on a file gets.
-var errInUse = errors.New("another queue, of this process or another, delivers from it")

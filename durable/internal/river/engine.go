@@ -1,0 +1,200 @@
+// Package river has deliveries kept and scheduled by River, in an SQLite file or in
+// Postgres. All that knows River, its tables, and those beside them, is here. What a
+// delivery is, and what comes of one, is known to package durable alone.
+package river
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/riverdriver/riversqlite"
+)
+
+// Engine keeps deliveries and has them made.
+type Engine struct {
+	Schema      *Schema
+	Holds       *Holds
+	Journal     *Journal
+	DeadLetters *DeadLetters
+
+	tables  *tables
+	lease   lease
+	client  client
+	lanes   *lanes
+	order   *order
+	worker  *worker
+	logger  *slog.Logger
+	tidying *maintenance
+
+	started     bool
+	stopWorking context.CancelFunc
+	working     sync.WaitGroup
+	stopAlive   context.CancelFunc
+	alive       sync.WaitGroup
+}
+
+// OpenSQLite keeps deliveries in the file of db. The caller closes db, after Stop.
+func OpenSQLite(db *sql.DB, c Config) (*Engine, error) {
+	t := newTables(db, sqlite, "")
+	lock, err := newFileLock(t)
+	if err != nil {
+		return nil, err
+	}
+	driver := newWakingDriver(riversqlite.New(db))
+	e := newEngine(t, lock, c)
+	e.lanes.wakeOpen = driver.listener.wake
+	return connect(e, driver, c)
+}
+
+// OpenPostgres keeps deliveries in a schema of the pool's database; db is the same
+// database. The caller closes both, after Stop.
+func OpenPostgres(pool *pgxpool.Pool, db *sql.DB, schema string, c Config) (*Engine, error) {
+	t := newTables(db, postgres, schema)
+	e := newEngine(t, newMembership(t, c.TakeOver), c)
+	e.lanes.announce = t.notify
+	return connect(e, riverpgxv5.New(pool), c)
+}
+
+func newEngine(t *tables, l lease, c Config) *Engine {
+	e := &Engine{tables: t, lease: l, logger: c.Logger}
+	e.Journal = &Journal{t}
+	e.Holds = &Holds{tables: t}
+	e.lanes = &lanes{tables: t, holds: e.Holds, concurrency: c.Concurrency, complain: e.complain, idleFor: time.Minute, byName: map[string]*lane{}}
+	e.Holds.released = e.openLanes
+	e.order = &order{tables: t, lanes: e.lanes, self: l.id(), complain: e.complain, looks: make(chan struct{}, 1), due: map[sequence]bool{}}
+	e.DeadLetters = &DeadLetters{t, e.lanes, e.order}
+	r := &running{tables: t, self: l.id(), ends: map[int64]time.Time{}}
+	e.worker = &worker{lanes: e.lanes, holds: e.Holds, running: r, order: e.order}
+	e.tidying = &maintenance{e.Holds, e.lanes, e.order, r, e.Journal, e.complain}
+	return e
+}
+
+func connect[Tx any](e *Engine, driver riverdriver.Driver[Tx], c Config) (*Engine, error) {
+	schema, err := newSchema(e.tables, driver, c.Logger)
+	if err != nil {
+		return nil, err
+	}
+	client, err := newClient(driver, e.lease.id(), e.tables.schema, c, e.worker)
+	if err != nil {
+		return nil, err
+	}
+	e.Schema, e.client, e.lanes.client = schema, client, client
+	return e, nil
+}
+
+func (e *Engine) complain(what string, err error) {
+	e.logger.Error("durable: "+what+" failed, and is tried again", "error", err)
+}
+
+// openLanes is called when a target was resumed.
+func (e *Engine) openLanes(ctx context.Context) error {
+	if !e.lanes.delivering.Load() {
+		return nil
+	}
+	return e.lanes.openWithWork(ctx)
+}
+
+// Backlog counts what is not delivered, by target.
+func (e *Engine) Backlog(ctx context.Context) (map[string]Waiting, error) {
+	return e.tables.backlog(ctx)
+}
+
+// Start has work called for every job, from several goroutines, until Stop. The end of ctx
+// ends Start alone. It is called once.
+func (e *Engine) Start(ctx context.Context, work Work) error {
+	if err := e.lease.take(ctx); err != nil {
+		return err
+	}
+	e.worker.work = work
+	if err := e.client.start(); err != nil {
+		return errors.Join(err, e.lease.giveBack(ctx))
+	}
+	e.lanes.delivering.Store(true)
+	e.started = true
+	var working, alive context.Context
+	working, e.stopWorking = context.WithCancel(context.WithoutCancel(ctx))
+	alive, e.stopAlive = context.WithCancel(context.WithoutCancel(ctx))
+	e.alive.Go(func() { e.stayAlive(alive) })
+	e.working.Go(func() { e.tidying.run(working) })
+	e.working.Go(func() { e.order.follow(working, e.client) })
+	return nil
+}
+
+// stayAlive renews the lease. It goes on while deliveries end after Stop, or others would
+// take them over.
+func (e *Engine) stayAlive(ctx context.Context) {
+	everySecond(ctx, func(int) {
+		if err := e.lease.renew(ctx); err != nil && ctx.Err() == nil {
+			e.complain("saying that this process is alive", err)
+		}
+	})
+}
+
+// Stop lets deliveries end until ctx does, and then cuts them short. The lease is kept if
+// some do not end: what still runs must not be taken over.
+func (e *Engine) Stop(ctx context.Context) error {
+	if !e.started {
+		return nil
+	}
+	e.stopWorking()
+	e.working.Wait()
+	err := e.client.stop(ctx)
+	e.stopAlive()
+	e.alive.Wait()
+	if err != nil {
+		return fmt.Errorf("deliveries that do not end are kept, and made again: %w", err)
+	}
+	return e.lease.giveBack(context.WithoutCancel(ctx))
+}
+
+// Insert accepts all jobs or none, in the caller's transaction if tx is not nil.
+func (e *Engine) Insert(ctx context.Context, tx any, all []Insert) error {
+	ctx, cancel := context.WithTimeout(ctx, insertTimeout)
+	defer cancel()
+	if err := e.usable(ctx, tx); err != nil {
+		return err
+	}
+	params := make([]river.InsertManyParams, len(all))
+	for i, one := range all {
+		params[i] = one.params()
+	}
+	if err := e.client.insert(ctx, tx, params); err != nil {
+		return err
+	}
+	if !e.lanes.delivering.Load() {
+		return nil
+	}
+	for i, one := range all {
+		lane := params[i].InsertOpts.Queue
+		e.lanes.wake(lane, one.Job.Names())
+		if one.OrderKey != "" {
+			e.order.look(sequence{lane, one.OrderKey})
+		}
+	}
+	return nil
+}
+
+// usable refuses a transaction that is a nil pointer, which would panic, and one of
+// another database if that can be told.
+func (e *Engine) usable(ctx context.Context, tx any) error {
+	if tx == nil {
+		return nil
+	}
+	if v := reflect.ValueOf(tx); v.Kind() == reflect.Pointer && v.IsNil() {
+		return &TxError{errors.New("is nil")}
+	}
+	if file, ok := e.lease.(*fileLock); ok {
+		return file.owns(ctx, tx)
+	}
+	return nil
+}

@@ -1,0 +1,59 @@
+package river
+
+import (
+	"context"
+	"database/sql"
+	"slices"
+	"time"
+)
+
+// The kinds of entries.
+const (
+	RoundFailed     = "round" // a round failed, but not yet the delivery
+	StepEnded       = "step"  // a step of a saga did
+	StepCompensated = "undo"  // its compensation ended
+)
+
+// Entry is what became of a target in a round, or in a saga.
+type Entry struct {
+	Kind   string
+	Target string
+	At     time.Time
+	Class  string // of the error, in the clear
+	Error  string // in the clear
+	Record []byte // all else
+}
+
+// Journal keeps entries beside River's jobs.
+type Journal struct{ tables *tables }
+
+// Write adds an entry to a job.
+func (j *Journal) Write(ctx context.Context, job int64, e Entry) error {
+	_, err := j.tables.exec(ctx, "INSERT INTO @journal (job_id, kind, target, at, class, error, record) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+		job, e.Kind, e.Target, e.At.UnixMilli(), e.Class, e.Error, e.Record)
+	return err
+}
+
+// Read returns a job's entries of these kinds, the oldest first.
+func (j *Journal) Read(ctx context.Context, job int64, kinds ...string) ([]Entry, error) {
+	var all []Entry
+	err := j.tables.each(ctx, "SELECT kind, target, at, class, error, record FROM @journal WHERE job_id = $1 ORDER BY id", []any{job}, func(rows *sql.Rows) error {
+		var e Entry
+		var at int64
+		if err := rows.Scan(&e.Kind, &e.Target, &at, &e.Class, &e.Error, &e.Record); err != nil {
+			return err
+		}
+		e.At = time.UnixMilli(at)
+		if slices.Contains(kinds, e.Kind) {
+			all = append(all, e)
+		}
+		return nil
+	})
+	return all, err
+}
+
+// forget removes the entries of jobs that are no more.
+func (j *Journal) forget(ctx context.Context) error {
+	_, err := j.tables.exec(ctx, "DELETE FROM @journal WHERE NOT EXISTS (SELECT 1 FROM @job AS j WHERE j.id = job_id)")
+	return err
+}

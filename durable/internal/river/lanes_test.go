@@ -1,0 +1,33 @@
+package river_test
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/fanout-go/fanout/durable/internal/river"
+)
+
+func TestLane_IsShutWhenItIsIdleAndOpenedAgainForWhatComes(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *river.Engine) {
+		e.ShutIdleLanesAfter(100 * time.Millisecond)
+		var arrived atomic.Int64
+		require.NoError(t, e.Start(t.Context(), func(context.Context, river.Round) river.Verdict {
+			arrived.Add(1)
+			return river.Done()
+		}))
+		for n := range int64(3) {
+			insert(t, e, "ledger")
+			eventually(t, func() bool { return arrived.Load() == n+1 }, "it to arrive")
+			eventually(t, func() bool { return e.OpenLanes() == 0 }, "the lane to be shut")
+		}
+		for n := range 100 { // while it is shut, and opened, and shut
+			insert(t, e, "ledger")
+			time.Sleep(time.Duration(n%7) * 5 * time.Millisecond)
+		}
+		eventually(t, func() bool { return arrived.Load() == 103 }, "all to arrive")
+	})
+}

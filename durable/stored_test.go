@@ -1,0 +1,181 @@
+package durable_test
+
+import (
+	"bytes"
+	"errors"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"github.com/tink-crypto/tink-go/v2/aead"
+	"github.com/tink-crypto/tink-go/v2/keyset"
+
+	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/durable"
+	"github.com/fanout-go/fanout/fanouttest"
+)
+
+func TestSubmit_RefusesWhatCannotBeKept(t *testing.T) {
+	q, _ := inFile(t, durable.Config{MaxPayloadBytes: 100})
+	sender := fanouttest.NewSender()
+	d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{sender.Target("ledger"), {Name: "after", After: []string{"ledger"}, Sender: fanout.SenderFunc(nil)}}})
+	for name, c := range map[string]struct {
+		payload any
+		options []fanout.Option
+		want    string
+	}{
+		"a body too large":              {fanout.Payload{Body: make([]byte, 101), ContentType: "text/plain"}, nil, "fanout: Payload.Body: too large: 101 bytes with its header, and the queue takes 100"},
+		"a header too large":            {fanout.Payload{Header: http.Header{"X": {string(bytes.Repeat([]byte("x"), 101))}}}, nil, "fanout: Payload.Body: too large: 102 bytes"},
+		"a header in Latin-1":           {fanout.Payload{Header: http.Header{"X": {"caf\xe9"}}}, nil, "fanout: Payload.Header: X: not UTF-8"},
+		"a target given in the call":    {"entry", []fanout.Option{fanout.ToTargets(sender.Target("stranger"))}, `fanout: target "stranger": ToTargets: a durable queue finds targets by name`},
+		"order among dependent targets": {"entry", []fanout.Option{fanout.InOrder("k")}, "fanout: InOrder: is not for targets that depend on each other"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := d.Submit(t.Context(), c.payload, c.options...)
+			require.ErrorIs(t, err, fanout.ErrInvalid)
+			require.ErrorContains(t, err, c.want)
+		})
+	}
+	assert.Zero(t, sender.Count())
+}
+
+func TestEncryption_KeepsPayloadsAndAnswersUnreadableAndKeysRotate(t *testing.T) {
+	handle, err := keyset.NewHandle(aead.AES256GCMKeyTemplate())
+	require.NoError(t, err)
+	cipher, err := aead.New(handle)
+	require.NoError(t, err)
+	const secret = "4111-1111-1111-1111"
+	path := filepath.Join(t.TempDir(), "q.db")
+	q, err := durable.Open(path, durable.Config{Encryption: cipher})
+	require.NoError(t, err)
+	api := fanouttest.NewTarget(t, fanouttest.Reply(410, "no card "+secret))
+	d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{{Name: "pay", URL: api.URL()}}})
+	submit(t, d, fanout.Payload{Value: map[string]string{"card": secret}, Header: http.Header{"X-Card": {secret}}})
+	eventually(t, func() bool { return len(deadLetters(t, q, durable.Filter{})) == 1 }, "a dead letter")
+	closeNow(t, d)
+	files, err := filepath.Glob(path + "*")
+	require.NoError(t, err)
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		require.NoError(t, err)
+		assert.NotContains(t, string(content), secret)
+	}
+
+	manager := keyset.NewManagerFromHandle(handle)
+	id, err := manager.Add(aead.XChaCha20Poly1305KeyTemplate())
+	require.NoError(t, err)
+	require.NoError(t, manager.SetPrimary(id))
+	handle, err = manager.Handle()
+	require.NoError(t, err)
+	rotated, err := aead.New(handle)
+	require.NoError(t, err)
+	q, err = durable.Open(path, durable.Config{Encryption: rotated})
+	require.NoError(t, err)
+	dead := deadLetters(t, q, durable.Filter{})
+	require.Len(t, dead, 1)
+	one, err := q.Inspect(t.Context(), dead[0].ID)
+	require.NoError(t, err)
+	assert.JSONEq(t, `{"card":"`+secret+`"}`, string(one.Payload.Body))
+	assert.Contains(t, string(one.History[0].Response.Body), secret)
+	require.NoError(t, q.Close(t.Context()))
+
+	q, err = durable.Open(path, durable.Config{})
+	require.NoError(t, err)
+	_, err = q.Inspect(t.Context(), dead[0].ID)
+	require.ErrorContains(t, err, "encrypted, and no Config.Encryption is given")
+	require.NoError(t, q.Close(t.Context()))
+}
+
+// reversing is a cipher for those who have it.
+type reversing struct{}
+
+func (reversing) Encrypt(plain, _ []byte) ([]byte, error) { return append([]byte("~"), plain...), nil }
+
+func (reversing) Decrypt(sealed, _ []byte) ([]byte, error) {
+	if sealed[0] != '~' {
+		return nil, errors.New("not mine")
+	}
+	return sealed[1:], nil
+}
+
+func TestEncryption_WhatCannotBeReadIsKeptUntilItCan(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		sealed, plain := durable.Config{Encryption: reversing{}, Schedule: []time.Duration{}}, durable.Config{Schedule: []time.Duration{}}
+		accepting := sealed
+		accepting.AcceptPlaintext = true
+		for name, c := range map[string]struct{ accept, without, with durable.Config }{
+			"the key is missing": {sealed, plain, sealed},
+			"it is not sealed":   {plain, sealed, accepting},
+		} {
+			t.Run(name, func(t *testing.T) {
+				q, again := open(t, c.accept)
+				require.NoError(t, q.Hold(t.Context(), "ledger"))
+				sender := fanouttest.NewSender()
+				config := fanout.Config{Targets: []fanout.Target{sender.Target("ledger")}}
+				d := dispatcher(t, q, config)
+				submit(t, d, "entry")
+				closeNow(t, d)
+
+				var log safeBuffer
+				c.without.Logger = log.logger()
+				q = again(t, c.without)
+				require.NoError(t, q.Resume(t.Context(), "ledger"))
+				d = dispatcher(t, q, config)
+				eventually(t, func() bool { return strings.Contains(log.String(), "cannot be read, and is kept until it can") }, "an error in the log")
+				closeNow(t, d)
+				assert.Empty(t, sender.Requests())
+
+				q = again(t, c.with)
+				require.Empty(t, deadLetters(t, q, durable.Filter{}), "no round was used")
+				_, err := q.DB().Exec("UPDATE " + jobs(q) + " SET scheduled_at = created_at") // rather than wait for a minute
+				require.NoError(t, err)
+				d = dispatcher(t, q, config)
+				eventually(t, func() bool { return sender.Count() == 1 }, "it to arrive")
+				closeNow(t, d)
+			})
+		}
+	})
+}
+
+func TestEncryption_APayloadMovedToAnotherDispatchIsNotDelivered(t *testing.T) {
+	handle, err := keyset.NewHandle(aead.AES256GCMKeyTemplate())
+	require.NoError(t, err)
+	cipher, err := aead.New(handle)
+	require.NoError(t, err)
+	var log safeBuffer
+	q, _ := inFile(t, durable.Config{Encryption: cipher, Logger: log.logger()})
+	require.NoError(t, q.Hold(t.Context(), "bank"))
+	bank := fanouttest.NewSender()
+	d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{bank.Target("bank")}})
+	submit(t, d, "1 cent", fanout.ID("a"))
+	submit(t, d, "a million", fanout.ID("b"))
+	_, err = q.DB().Exec(`UPDATE river_job SET args = jsonb_set(args, '$.sealed',
+		(SELECT args->>'sealed' FROM river_job WHERE args->>'dispatch' = 'b')) WHERE args->>'dispatch' = 'a'`)
+	require.NoError(t, err)
+	require.NoError(t, q.Resume(t.Context(), "bank"))
+	eventually(t, func() bool { return strings.Contains(log.String(), "dispatch_id=a") && bank.Count() == 1 }, "one to be told of, one to arrive")
+	assert.Equal(t, "b:bank", bank.Requests()[0].IdempotencyKey)
+}
+
+func TestRecord_KeepsEnumsAsText(t *testing.T) {
+	q, _ := inFile(t, durable.Config{Schedule: []time.Duration{}})
+	refuse := func(*fanout.Request) error { return fanout.Permanent(errDown) }
+	crm, standIn := sending("crm", refuse), sending("stand-in", refuse)
+	crm.Fallback = []fanout.Target{standIn}
+	submit(t, dispatcher(t, q, fanout.Config{Targets: []fanout.Target{crm}}), "entry")
+	eventually(t, func() bool { return len(deadLetters(t, q, durable.Filter{})) == 1 }, "a dead letter")
+	var record string
+	require.NoError(t, q.DB().QueryRow("SELECT CAST(record AS text) FROM fanout_journal").Scan(&record))
+	assert.Contains(t, record, `"outcome":"failed"`)
+	assert.Contains(t, record, `"kind":"fallback"`)
+	one, err := q.Inspect(t.Context(), deadLetters(t, q, durable.Filter{})[0].ID)
+	require.NoError(t, err)
+	attempts := one.History[0].Attempts
+	require.Len(t, attempts, 2)
+	assert.Equal(t, []fanout.AttemptKind{0, fanout.FallbackAttempt}, []fanout.AttemptKind{attempts[0].Kind, attempts[1].Kind})
+}
