@@ -100,7 +100,7 @@ func TestTryLater_HasWhatIsSubmittedWait(t *testing.T) {
 				return nil
 			})
 			ended := make(chan fanout.Result, 1)
-			d := newWith(t, fanout.Config{Targets: []fanout.Target{crm}, OnResult: func(_ context.Context, _ *fanout.Submission, r fanout.Result) { ended <- r }})
+			d := newWith(t, fanout.Config{Targets: []fanout.Target{crm}, OnResult: func(_ context.Context, r fanout.Result) { ended <- r }})
 			_, err := d.Submit(t.Context(), "hello")
 			require.NoError(t, err)
 			assert.Equal(t, want, (<-ended).Outcome)

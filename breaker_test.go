@@ -38,7 +38,7 @@ func TestABreakerOpensProbesAndCloses(t *testing.T) {
 		assert.Equal(t, fanout.BreakerOpen, stateOf(t, d), "five failures in a row")
 		r := dispatch(t.Context(), d)["crm"]
 		assert.Equal(t, fanout.Rejected, r.Outcome)
-		require.ErrorIs(t, r.Err, fanout.ErrBreakerOpen)
+		require.ErrorIs(t, r.Err(), fanout.ErrBreakerOpen)
 
 		time.Sleep(6 * time.Second)
 		assert.Equal(t, fanout.BreakerHalfOpen, stateOf(t, d))
@@ -201,8 +201,8 @@ func TestAnOpenBreakerEndsARetryingDeliveryAndKeepsTheLastError(t *testing.T) {
 		r := dispatch(t.Context(), d)["crm"]
 		assert.Equal(t, fanout.Failed, r.Outcome)
 		assert.Len(t, r.Attempts, 2)
-		require.ErrorIs(t, r.Err, fanout.ErrBreakerOpen)
-		require.EqualError(t, r.Err, "crm: circuit breaker open after 2 attempts: 500 Internal Server Error")
+		require.ErrorIs(t, r.Err(), fanout.ErrBreakerOpen)
+		require.EqualError(t, r.Err(), "crm: circuit breaker open after 2 attempts: 500 Internal Server Error")
 	})
 }
 
@@ -214,7 +214,7 @@ func TestABreakerCanBeSwitchedOff(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := newDispatcher(t, with(via("crm", answering(500)), onceEach(off)))
 			for range 100 {
-				require.ErrorIs(t, dispatch(t.Context(), d)["crm"].Err, fanout.ErrAttemptsExhausted)
+				require.ErrorIs(t, dispatch(t.Context(), d)["crm"].Err(), fanout.ErrAttemptsExhausted)
 			}
 			assert.Equal(t, fanout.BreakerClosed, stateOf(t, d))
 		})

@@ -43,7 +43,7 @@ func together(t *testing.T, d *fanout.Dispatcher, n int) (delivered int, rejecte
 			if r.Outcome == fanout.Delivered {
 				delivered++
 			} else {
-				rejected = append(rejected, r.Err)
+				rejected = append(rejected, r.Err())
 			}
 		})
 	}
@@ -119,7 +119,7 @@ func TestCancelWhileQueueingReturnsAtOnceAndKeepsNoPlace(t *testing.T) {
 			r := dispatch(ctx, d)["crm"]
 			cancel()
 			assert.Equal(t, fanout.Rejected, r.Outcome)
-			require.ErrorIs(t, r.Err, context.DeadlineExceeded)
+			require.ErrorIs(t, r.Err(), context.DeadlineExceeded)
 			assert.Equal(t, 10*time.Millisecond, time.Since(began))
 		}
 		assert.Equal(t, fanout.Delivered, dispatch(t.Context(), d)["crm"].Outcome)

@@ -51,9 +51,9 @@ func TestWhatComesAfterAFailureIsSkippedAndSaysOnWhom(t *testing.T) {
 	assert.Equal(t, fanout.Skipped, results["receipt"].Outcome)
 	assert.Equal(t, fanout.Skipped, results["survey"].Outcome)
 	assert.Equal(t, fanout.Delivered, results["log"].Outcome, "independent of it")
-	require.ErrorIs(t, results["receipt"].Err, fanout.ErrSkipped)
-	require.EqualError(t, results["receipt"].Err, `receipt: skipped, as it comes after "payment": failed`)
-	require.EqualError(t, results["survey"].Err, `survey: skipped, as it comes after "receipt": skipped`)
+	require.ErrorIs(t, results["receipt"].Err(), fanout.ErrSkipped)
+	require.EqualError(t, results["receipt"].Err(), `receipt: skipped, as it comes after "payment": failed`)
+	require.EqualError(t, results["survey"].Err(), `survey: skipped, as it comes after "receipt": skipped`)
 	assert.Empty(t, results["receipt"].Attempts)
 }
 
@@ -130,12 +130,12 @@ func TestASubmittedChainKeepsItsOrder(t *testing.T) {
 		var results fanouttest.Results
 		d := newWith(t, fanout.Config{OnResult: results.OnResult, Targets: []fanout.Target{after(via("b", answering(200)), "a"), via("a", slow(time.Second)), after(via("c", answering(200)), "no"), via("no", answering(400))}})
 		id := submit(t, d)
-		got, err := results.Wait(t.Context(), id)
+		got, err := results.Wait(t.Context(), id, "a", "b", "c", "no")
 		require.NoError(t, err)
 		assert.Equal(t, fanout.Delivered, got["b"].Outcome)
 		assert.Equal(t, time.Second, got["b"].Attempts[0].Start.Sub(got["a"].Attempts[0].Start))
 		assert.Equal(t, fanout.Skipped, got["c"].Outcome)
-		assert.Equal(t, id, got["c"].DispatchID)
+		assert.Equal(t, id, got["c"].Payload.ID)
 	})
 }
 
@@ -153,8 +153,8 @@ func TestAChainThatCloseCutsShortIsNamed(t *testing.T) {
 		require.ErrorAs(t, d.Close(ctx), &left)
 		var named []string
 		for _, u := range left.Left {
-			which := strings.NewReplacer(first, "first", second, "second").Replace(u.Submission.DispatchID)
-			named = append(named, which+" "+u.Result.Target+" "+u.Result.Outcome.String())
+			which := strings.NewReplacer(first, "first", second, "second").Replace(u.Payload.ID)
+			named = append(named, which+" "+u.Target+" "+u.Outcome.String())
 		}
 		assert.ElementsMatch(t, []string{"first b unknown", "first c skipped", "second a rejected", "second b rejected", "second c rejected"}, named)
 	})

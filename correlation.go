@@ -3,11 +3,12 @@ package fanout
 import (
 	"cmp"
 	"context"
-	"errors"
+
 	"log/slog"
 	"net/http"
 	"slices"
 
+	"github.com/fanout-go/fanout/internal/header"
 	"github.com/fanout-go/fanout/internal/ids"
 )
 
@@ -15,8 +16,8 @@ import (
 // request of a dispatch, and of whatever led to it; the request ID is new for
 // every attempt.
 const (
-	CorrelationHeader = "X-Correlation-Id"
-	RequestIDHeader   = "X-Request-Id"
+	CorrelationHeader = header.CorrelationID // "X-Correlation-Id"
+	RequestIDHeader   = header.RequestID     // "X-Request-Id"
 )
 
 // CorrelationKey is the name of the attribute that [NewCorrelationHandler] adds.
@@ -40,24 +41,9 @@ func CorrelationID(ctx context.Context) string {
 	return id
 }
 
-var errCorrelationID = errors.New("must be 1 to 128 letters, digits and characters of -._~:/+=@")
-
 // ValidCorrelationID reports whether id is 1 to 128 ASCII letters, digits and
 // characters of "-._~:/+=@": what is safe in a header, a log and a URL's query.
-func ValidCorrelationID(id string) bool {
-	if id == "" || len(id) > 128 {
-		return false
-	}
-	for i := range len(id) {
-		switch c := id[i]; {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
-		case c == '-', c == '.', c == '_', c == '~', c == ':', c == '/', c == '+', c == '=', c == '@':
-		default:
-			return false
-		}
-	}
-	return true
-}
+func ValidCorrelationID(id string) bool { return ids.Valid(id) }
 
 // CorrelationMiddleware puts the inbound request's X-Correlation-ID into its
 // context and on its response. A request with none, or none that is valid, gets

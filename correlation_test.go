@@ -39,7 +39,7 @@ func TestACorrelationIDComesFromThePayloadOrTheContextOrIsMinted(t *testing.T) {
 		results, err := d.Dispatch(test.ctx, test.payload)
 		require.NoError(t, err)
 		if test.want == "" {
-			test.want = results["crm"].DispatchID
+			test.want = results["crm"].Payload.ID
 		}
 		assert.Equal(t, test.want, sent, test.name)
 		assert.Equal(t, test.want, seen, test.name)

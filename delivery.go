@@ -1,59 +1,55 @@
 package fanout
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/fanout-go/fanout/internal/otel"
 )
 
-// delivery is one payload on its way to one target.
+// delivery is one payload on its way to one target. Nothing but this file writes it: what
+// happens in it becomes a trial, and a trial is kept.
 type delivery struct {
 	dispatch *dispatch
 	target   *target
 	gates    *gates
-	caller   context.Context // its end is the caller's doing
-	clock    *clock
-	request  Request   // as the latest attempt sends it
+	clock    *clock // nil before its turn, if it comes after others
+	kind     AttemptKind
 	id       string    // of the first request, and but for its end of all
-	exchange *exchange // of the latest attempt, or the first
-
-	attempts  []Attempt
-	verdict   verdict   // on the latest attempt
-	response  *Response // the latest seen
-	waits     schedule
-	sending   bool  // an attempt is in the hands of a transport or Sender
-	queued    bool  // the coming attempt did not start with the dispatch
-	paid      bool  // for a retry that is not sent yet
-	effect    bool  // some attempt went unanswered
-	refreshed bool  // the credentials were renewed
-	ahead     uint8 // attempts that this one does not know, of which it is the hedge
-	kind      AttemptKind
-	outcome   Outcome
-	err       error
-	duration  time.Duration
-	position  int32          // an int would make a result more than 128 bytes, which maps keep apart
-	spans     *deliverySpans // nil if untraced
+	request  Request   // the first attempt's, once Prepare has shaped it; all others are like it
+	first    *exchange // in which the first attempt is made
+	waits    schedule
+	span     trace.Span // nil if it is not traced
+	verdict  verdict    // on the latest attempt that was sent
+	sent     *exchange  // its request
+	result   Result
 }
 
-// run carries the delivery to its result. What happens to a call is make, deliver,
-// attempt and send, read from top to bottom.
+// run carries the delivery to its result. What happens to a call is make, deliver, try
+// and send, read from top to bottom.
 func (dl *delivery) run() {
 	defer dl.ended()
+	defer dl.fallBack() // deferred, as user code may call Goexit
 	dl.make()
-	if dl.target.fallbacks != nil {
-		dl.fallBack()
-	}
 }
 
+// ended tells those who wait for this one delivery, though a hook calls Goexit.
 func (dl *delivery) ended() {
-	if dl.dispatch.ended != nil && dl.kind == 0 {
-		defer func() { dl.dispatch.ended <- dl }() // though a hook calls Goexit
+	if dl.kind == 0 && dl.dispatch.ended != nil {
+		defer func() { dl.dispatch.ended <- dl.result }()
 	}
-	dl.tellEnd()
+	w := dl.watch()
+	w.ended(dl.clock.ctx, &dl.result)
 }
 
 // make makes the delivery, whatever user code does.
@@ -65,74 +61,138 @@ func (dl *delivery) make() {
 		}
 		dl.finish(reason)
 	}()
-	dl.tellStart()
+	if how := dl.dispatch.traced; how != otel.Untraced {
+		w := dl.watch()
+		if dl.kind == FallbackAttempt {
+			how = otel.Within
+		}
+		dl.span = w.started(dl.clock.ctx, how)
+	}
 	reason = dl.deliver()
 }
 
 // deliver makes attempts until one succeeds, and returns nil, or none may
-// follow, and returns why.
+// follow, and returns why. A retry is paid for when it is decided on, with a token that
+// is given back if it is not sent.
 func (dl *delivery) deliver() error {
 	if err := dl.prepare(); err != nil {
 		return err
 	}
+	paid := 0 // the number of the attempt that is paid for
+	defer func() {
+		if paid > len(dl.result.Attempts) {
+			dl.gates.budget.giveBack()
+		}
+	}()
 	for {
-		if err := dl.attemptOrHedge(); err != nil {
-			if why, passing := passing(err); passing && dl.holdOn(why) {
+		tr := dl.attempt()
+		switch {
+		case tr.unsent != nil:
+			if why, passing := passing(tr.unsent); passing && dl.holdOn(why) {
 				continue
 			}
-			return err
-		}
-		if dl.verdict.reach == delivered {
+			return tr.unsent
+		case tr.delivers():
 			dl.gates.budget.success()
 			return nil
 		}
-		wait, err := dl.nextWait()
+		wait, free, err := dl.nextWait()
 		if err != nil {
 			return err
+		}
+		if !free {
+			paid = len(dl.result.Attempts) + 1
 		}
 		began := time.Now()
 		err = sleep(dl.clock.total(), wait)
-		dl.tellWait(WaitBackoff, began)
+		dl.waited(WaitBackoff, began)
 		if err != nil {
 			return err
 		}
-		dl.queued = true
 	}
 }
 
-// attempt passes the gates in their order and sends. An error means that
-// nothing was sent, and why.
-func (dl *delivery) attempt() error {
-	now := time.Now()
-	if ctx := dl.bound(now); ctx.Err() != nil {
-		return endOf(ctx)
+// attempt makes one attempt, or two of which one counts, and keeps them, though user
+// code calls Goexit.
+func (dl *delivery) attempt() (tr trial) {
+	if after, ok := dl.hedgedAfter(); ok {
+		r := dl.newRace()
+		defer func() { tr = dl.keepAll(r) }()
+		r.run(after)
+		return tr
 	}
-	gates := dl.gates
-	defer dl.tellBreaker()
+	defer func() { dl.keep(&tr) }()
+	dl.try(&tr, turn{number: len(dl.result.Attempts) + 1, kind: dl.kind})
+	return tr
+}
+
+// try makes one attempt: it passes the gates and sends. It changes nothing but tr, which
+// holds whatever user code does.
+func (dl *delivery) try(tr *trial, n turn) {
+	tr.begin()
+	w := dl.watch()
+	var span trace.Span
+	defer func() { w.breakerChanged(dl.clock.ctx, dl.gates.breaker.takeChanges()) }()
+	defer func() {
+		if p := recover(); p != nil {
+			tr.panicked(p)
+		}
+		if tr.unsent != nil {
+			w.attemptUnsent(span, tr.unsent)
+			return
+		}
+		tr.record.Duration, tr.record.Err, tr.record.reach = time.Since(tr.record.Start), tr.verdict.err, tr.verdict.reach
+		if tr.delivers() {
+			dl.gates.hedging.took(tr.record.Duration)
+		}
+		w.attemptEnded(dl.clock.ctx, span, dl.requestOf(tr.exchange, n), &tr.record, n.number)
+	}()
+	if err := dl.passGates(tr, &span, n); err != nil {
+		tr.unsent = err
+	}
+}
+
+// passGates passes the gates in their order and sends. An error means that
+// nothing was sent, and why.
+func (dl *delivery) passGates(tr *trial, span *trace.Span, n turn) error {
+	c, gates, now := dl.clock, dl.gates, time.Now()
+	total := func() context.Context {
+		if n.whole != nil {
+			return n.whole
+		}
+		return c.total()
+	}
+	// The first attempts that did not have to wait share one context.
+	shared, bound := n.number == 1 && n.whole == nil && dl.target.Prepare == nil && !c.late(now), c.first
+	if !shared {
+		bound = total()
+	}
+	if bound.Err() != nil {
+		return endOf(bound)
+	}
 	if gates.breaker.state() == BreakerOpen {
 		return ErrBreakerOpen
 	}
 
 	if !gates.rateLimit.allow(now) {
-		dl.queued = true
-		err := gates.rateLimit.wait(dl.clock.total())
-		dl.tellWait(WaitRateLimit, now)
+		shared = false
+		err := gates.rateLimit.wait(total())
+		dl.waited(WaitRateLimit, now)
 		if err != nil {
 			return err
 		}
 	}
-	made := len(dl.attempts)
 	defer func() {
-		if len(dl.attempts) == made {
+		if tr.unsent != nil {
 			gates.rateLimit.giveBack()
 		}
 	}()
 
 	if !gates.bulkhead.tryEnter() {
-		dl.queued = true
+		shared = false
 		began := time.Now()
-		err := gates.bulkhead.enter(dl.clock.total())
-		dl.tellWait(WaitBulkhead, began)
+		err := gates.bulkhead.enter(total())
+		dl.waited(WaitBulkhead, began)
 		if err != nil {
 			return err
 		}
@@ -143,129 +203,159 @@ func (dl *delivery) attempt() error {
 	if err != nil {
 		return err
 	}
-	health := noVote
-	defer func() { admission.report(health) }()
+	defer func() { admission.report(tr.verdict.vote) }()
 
-	ctx, cancel := dl.attemptContext()
+	if shared {
+		return dl.send(c.first, tr, span, n, now)
+	}
+	ctx, cancel := withTimeout(total(), c.attemptTimeout, ErrAttemptTimeout)
 	defer cancel()
-	if dl.queued {
-		now = time.Now()
-	}
-	if err := dl.send(ctx, now); err != nil {
-		return err
-	}
-	dl.cutShortBy(ctx)
-	dl.settle()
-	health = dl.verdict.vote
-	return nil
+	return dl.send(ctx, tr, span, n, time.Now())
 }
 
 // send builds the request, signs it, sends it, reads the answer and judges it.
-func (dl *delivery) send(ctx context.Context, now time.Time) error {
-	t := dl.target
-	x := dl.nextExchange()
-	ctx = dl.tellAttempt(ctx)
-	if err := t.build(ctx, x, &dl.request); err != nil {
+func (dl *delivery) send(ctx context.Context, tr *trial, span *trace.Span, n turn, now time.Time) error {
+	t, w, x := dl.target, dl.watch(), dl.exchange(n)
+	r := dl.requestOf(x, n)
+	ctx, *span = w.attemptStarted(ctx, r, n.number-1)
+	if err := t.build(ctx, x, r); err != nil {
 		return err
 	}
 
-	dl.attempts = append(dl.attempts, Attempt{RequestID: dl.request.RequestID, Start: now, Kind: dl.kind})
-	dl.sending, dl.paid = true, false
-	dl.gates.tally.sent(len(dl.attempts) > 1)
+	tr.send(Attempt{RequestID: r.RequestID, Start: now, Kind: n.kind}, x)
+	dl.gates.tally.sent(n.number > 1)
 	response, err := t.send(ctx, x)
 	if response != nil {
-		dl.response = response
-		dl.attempts[len(dl.attempts)-1].StatusCode = response.StatusCode
+		tr.response, tr.record.StatusCode = response, response.StatusCode
 	}
-	if err != nil {
-		dl.verdict = classifyError(t, err)
-	} else {
-		dl.verdict = classifyAnswer(t, response)
-	}
+	v := judge(t, response, err)
+	tr.record.renewed = v.expired && !dl.renewed()
+	tr.verdict = dl.cutShort(ctx, v)
 	return nil
 }
 
-// nextExchange numbers the coming attempt.
-func (dl *delivery) nextExchange() *exchange {
-	dl.request.Attempt = len(dl.attempts) + 1 + int(dl.ahead)
-	if dl.request.Attempt == 1 {
-		dl.request.RequestID = dl.id
-		return dl.exchange
+// exchange is where an attempt is made. The first one's is laid out with the dispatch.
+func (dl *delivery) exchange(n turn) *exchange {
+	if n.number == 1 {
+		return dl.first
 	}
-	dl.request.RequestID = strings.TrimSuffix(dl.id, firstAttempt) + "." + strconv.Itoa(dl.request.Attempt)
-	dl.refreshed = dl.refreshed || dl.verdict.expired
-	x := &exchange{answer: new(Response)}
-	if dl.verdict.expired {
-		x.refused = &dl.exchange.request
+	r := dl.request
+	r.Attempt = n.number
+	r.RequestID = strings.TrimSuffix(dl.id, firstAttempt) + "." + strconv.Itoa(n.number)
+	x := &exchange{answer: new(Response), numbered: &r}
+	if last(dl.result.Attempts).renewed {
+		x.refused = &dl.sent.request
 	}
-	dl.exchange = x
 	return x
 }
 
-// cutShortBy amends the verdict on an attempt whose context ended: the caller's
+// requestOf is what an attempt sends.
+func (dl *delivery) requestOf(x *exchange, n turn) *Request {
+	if n.number == 1 {
+		return &dl.request
+	}
+	return x.numbered
+}
+
+// cutShort amends the verdict on an attempt whose context ended: the caller's
 // end says nothing about the target, a timeout does.
-func (dl *delivery) cutShortBy(attempt context.Context) {
-	v := &dl.verdict
+func (dl *delivery) cutShort(attempt context.Context, v verdict) verdict {
 	switch {
 	case attempt.Err() == nil, v.reach == delivered, v.reach == refused:
-	case dl.caller.Err() != nil, errors.Is(context.Cause(attempt), errOutrun):
+	case dl.clock.ctx.Err() != nil, errors.Is(context.Cause(attempt), errOutrun):
 		v.retry, v.vote = false, noVote
 	case dl.clock.total().Err() == nil && !errors.Is(v.err, ErrAttemptTimeout):
 		v.err = fmt.Errorf("%w: %w", ErrAttemptTimeout, v.err)
 	}
+	return v
 }
 
-// settle writes the verdict into the attempt's record.
-func (dl *delivery) settle() {
-	a := &dl.attempts[len(dl.attempts)-1]
-	a.Duration = time.Since(a.Start)
-	a.Err = dl.verdict.err
-	dl.effect = dl.effect || dl.verdict.reach == unanswered
-	dl.sending = false
-	dl.gates.tally.inFlight.Add(-1)
-	if dl.verdict.reach == delivered {
-		dl.gates.hedging.took(a.Duration)
+// hedgedAfter is how long the coming attempt may take before it gets a hedge; not ok
+// means that it gets none.
+func (dl *delivery) hedgedAfter() (after time.Duration, ok bool) {
+	h := dl.gates.hedging
+	if h == nil || !dl.target.repeatable() || len(dl.result.Attempts)+1 >= dl.target.policy.Retry.MaxAttempts {
+		return 0, false
 	}
-	dl.tellSent(a)
+	return h.patience()
+}
+
+func (dl *delivery) newRace() *race {
+	number := len(dl.result.Attempts) + 1
+	return &race{
+		turns: [2]turn{{number: number, kind: dl.kind}, {number: number + 1, kind: HedgeAttempt}},
+		clock: dl.clock, budget: dl.gates.budget, try: dl.try,
+		refused: func() { w := dl.watch(); w.retryRefused(dl.clock.ctx) },
+		ended:   make(chan int, 2),
+	}
+}
+
+// keep adds a trial to the result, if anything was sent.
+func (dl *delivery) keep(tr *trial) {
+	if tr.unsent != nil {
+		return
+	}
+	dl.verdict, dl.sent = tr.verdict, tr.exchange
+	dl.result.Attempts = append(dl.result.Attempts, tr.record)
+	dl.result.Response = cmp.Or(tr.response, dl.result.Response)
+}
+
+// keepAll adds an attempt and its hedge, and returns the one that counts, which is kept
+// last in all but the order of the attempts.
+func (dl *delivery) keepAll(r *race) trial {
+	counts := r.counts()
+	for i := range r.trials[:r.started] {
+		dl.keep(&r.trials[i])
+	}
+	if counts.unsent == nil {
+		dl.verdict, dl.sent = counts.verdict, counts.exchange
+		dl.result.Response = cmp.Or(counts.response, dl.result.Response)
+	}
+	return *counts
+}
+
+// last is the zero Attempt if there is none.
+func last(attempts []Attempt) Attempt {
+	if len(attempts) == 0 {
+		return Attempt{}
+	}
+	return attempts[len(attempts)-1]
+}
+
+// renewed reports whether the delivery's credentials were renewed already.
+func (dl *delivery) renewed() bool {
+	return slices.ContainsFunc(dl.result.Attempts, func(a Attempt) bool { return a.renewed })
 }
 
 // nextWait is how long to wait before the next attempt, or why there is none.
-// A wait is paid for from the retry budget.
-func (dl *delivery) nextWait() (time.Duration, error) {
+// A wait is paid for from the retry budget, unless it is free.
+func (dl *delivery) nextWait() (wait time.Duration, free bool, err error) {
 	t, v, ctx := dl.target, &dl.verdict, dl.clock.total()
 	switch {
 	case ctx.Err() != nil:
-		return 0, endOf(ctx)
-	case !v.retry, v.expired && dl.refreshed:
-		return 0, ErrNotRetried
-	case len(dl.attempts) >= t.policy.Retry.MaxAttempts:
-		return 0, ErrAttemptsExhausted
-	case v.reach != notSent && !t.repeatable():
-		return 0, ErrNotIdempotent
+		return 0, false, endOf(ctx)
+	case !v.retry, v.expired && !last(dl.result.Attempts).renewed:
+		return 0, false, ErrNotRetried
+	case v.reach != notSent && !t.repeatable(): // also after the last attempt: a queue must not repeat it either
+		return 0, false, ErrNotIdempotent
+	case len(dl.result.Attempts) >= t.policy.Retry.MaxAttempts:
+		return 0, false, ErrAttemptsExhausted
 	}
-	wait := dl.waits.next(&t.policy.Retry, v.throttled, v.hint)
+	wait = dl.waits.next(&t.policy.Retry, v.throttled, v.hint)
 	if deadline, ok := ctx.Deadline(); ok && wait >= time.Until(deadline) {
-		return 0, ErrNoTimeLeft
+		return 0, false, ErrNoTimeLeft
 	}
 	if v.expired {
-		return wait, nil // for our own credentials, once in a delivery: no storm
+		return wait, true, nil // for our own credentials, once in a delivery: no storm
 	}
 	for !dl.gates.budget.take() {
-		dl.tellRefusedRetry()
+		w := dl.watch()
+		w.retryRefused(dl.clock.ctx)
 		if !dl.holdOn(WaitBudget) {
-			return 0, ErrRetryBudget
+			return 0, false, ErrRetryBudget
 		}
 	}
-	dl.paid = true
-	return wait, nil
-}
-
-// patient reports whether the delivery may wait before a gate that is shut: a
-// compensation, as there is no other way to undo, and what nobody waits for, while
-// there is room for it.
-func (dl *delivery) patient() bool {
-	j := dl.dispatch.s.job
-	return dl.kind == CompensationAttempt || (j != nil && j.queue != nil && j.queue.hasRoom(dl.target.Name))
+	return wait, false, nil
 }
 
 // passing reports whether what kept an attempt from being made may soon be over.
@@ -285,9 +375,11 @@ func triesLater(err error) bool {
 	return errors.As(err, &passing) && passing.TryLater()
 }
 
-// holdOn waits before a gate that is shut, and reports whether to try it again.
+// holdOn waits before a gate that is shut, and reports whether to try it again. It does
+// so for a compensation, as there is no other way to undo, and for what nobody waits for,
+// if its queue is patient.
 func (dl *delivery) holdOn(why Wait) bool {
-	if !dl.patient() {
+	if dl.kind != CompensationAttempt && !dl.dispatch.patient() {
 		return false
 	}
 	openFor := max(dl.target.policy.Breaker.OpenFor, time.Second)
@@ -296,53 +388,35 @@ func (dl *delivery) holdOn(why Wait) bool {
 	if deadline, ok := ctx.Deadline(); ok && wait >= time.Until(deadline) {
 		return false
 	}
-	dl.queued = true
 	began := time.Now()
 	err := sleep(ctx, wait)
-	dl.tellWait(why, began)
+	dl.waited(why, began)
 	return err == nil
 }
 
-// abandon ends an attempt that is out though its code has ended: by a panic or
-// Goexit of user code, and then it may have taken effect.
-func (dl *delivery) abandon(reason error) bool {
-	if !dl.sending {
-		return false
-	}
-	dl.verdict = verdict{reach: unanswered, err: reason}
-	dl.settle()
-	return true
-}
-
-// finish says what became of the delivery.
+// finish says what became of the delivery. A reason that the last trial tells already is
+// not told twice.
 func (dl *delivery) finish(reason error) {
-	if dl.abandon(reason) {
+	r := &dl.result
+	r.Duration = time.Since(dl.clock.started)
+	r.Outcome = Delivered
+	if reason == nil || dl.verdict.reach == delivered {
+		return
+	}
+	if errors.Is(dl.verdict.err, ErrGoexit) && errors.Is(reason, ErrGoexit) {
 		reason = ErrNotRetried
 	}
-	if dl.paid {
-		dl.gates.budget.giveBack()
-	}
-	dl.duration = time.Since(dl.clock.started)
-	dl.outcome = Delivered
-	if reason != nil && dl.verdict.reach != delivered {
-		dl.outcome = dl.failure()
-		dl.err = &TargetError{Target: dl.target.Name, Outcome: dl.outcome, Attempts: len(dl.attempts), Reason: reason, Err: dl.verdict.err}
-	}
+	r.Outcome = dl.failure()
+	r.err = &TargetError{Target: r.Target, Outcome: r.Outcome, Attempts: len(r.Attempts), Reason: reason, Err: dl.verdict.err}
 }
 
-func (dl *delivery) result() Result {
-	return Result{
-		Target: dl.target.Name, Outcome: dl.outcome, Optional: dl.target.Optional, position: dl.position,
-		Response: dl.response, Err: dl.err, Attempts: dl.attempts, Duration: dl.duration,
-		DispatchID: dl.request.DispatchID, IdempotencyKey: dl.request.IdempotencyKey, PayloadKey: dl.dispatch.s.payloadKey(),
-	}
-}
-
+// failure is Unknown if any attempt went unanswered: that one may have taken effect,
+// whatever a later one was answered.
 func (dl *delivery) failure() Outcome {
 	switch {
-	case dl.effect:
+	case slices.ContainsFunc(dl.result.Attempts, func(a Attempt) bool { return a.reach == unanswered }):
 		return Unknown
-	case len(dl.attempts) == 0:
+	case len(dl.result.Attempts) == 0:
 		return Rejected
 	default:
 		return Failed
@@ -356,18 +430,68 @@ func (dl *delivery) prepare() error {
 	if t.Prepare == nil {
 		return nil
 	}
-	dl.queued = true
 	dl.request.Header = dl.request.Header.Clone()
 	if dl.request.Header == nil {
-		dl.request.Header = make(map[string][]string)
+		dl.request.Header = make(http.Header)
 	}
 	if dl.request.URL != nil {
 		u := *dl.request.URL
 		dl.request.URL = &u
 	}
-	given := dl.request
-	if err := t.Prepare(dl.within(dl.clock.total()), &dl.request); err != nil {
-		return &InvalidError{Target: t.Name, Field: "Prepare", Err: err}
+	given, w := dl.request, dl.watch()
+	if err := t.Prepare(w.within(dl.clock.total()), &dl.request); err != nil {
+		return fmt.Errorf("%w: %w", ErrPrepare, err)
 	}
 	return t.checkPrepared(&given, &dl.request)
+}
+
+// fallBack tries the fallbacks, if the delivery ended in a way that they are for.
+func (dl *delivery) fallBack() {
+	f := dl.target.fallbacks
+	if f == nil || dl.clock.ctx.Err() != nil || !slices.Contains(f.on, dl.result.Outcome) {
+		return
+	}
+	w := dl.watch()
+	stand := f.run(w.within(dl.clock.ctx), dl.clock.started, dl.dispatch, dl.request.Earlier)
+	dl.result = fellBack(dl.result, stand)
+	dl.result.Duration = time.Since(dl.clock.started)
+}
+
+// begin starts the clock of a delivery that comes after others, with their results.
+func (dl *delivery) begin(c *clock, earlier Results) {
+	dl.clock = c
+	dl.request.Earlier = earlier
+}
+
+// skip ends a delivery that is not to be begun.
+func (dl *delivery) skip(reason error) {
+	dl.endAs(unmade(dl.result.Payload, dl.result.Target, Skipped, reason))
+	w := dl.watch()
+	w.ended(dl.clock.ctx, &dl.result)
+}
+
+// endAs gives the delivery a result that it did not come to by itself: noted in an
+// earlier round, skipped, compensated.
+func (dl *delivery) endAs(r Result) {
+	r.position, r.Optional, r.Payload = dl.result.position, dl.result.Optional, dl.result.Payload
+	dl.result = r
+	if dl.clock == nil {
+		dl.clock = &clock{ctx: dl.dispatch.ctx, started: time.Now()}
+	}
+}
+
+// tellCompensation tells what became of undoing it.
+func (dl *delivery) tellCompensation() {
+	w := dl.watch()
+	w.compensated(dl.clock.ctx, dl.result.Outcome)
+}
+
+func (dl *delivery) watch() watch {
+	p := dl.dispatch
+	return watch{observer: p.observer, target: &dl.target.shown, payload: p.payload, tally: &dl.gates.tally, span: dl.span, on: p.watched}
+}
+
+func (dl *delivery) waited(why Wait, since time.Time) {
+	w := dl.watch()
+	w.waited(dl.clock.ctx, why, since)
 }

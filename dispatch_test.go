@@ -49,14 +49,14 @@ func TestADispatchGoesWhereItsOptionsSay(t *testing.T) {
 	d := newDispatcher(t, via("a", answering(200)), via("b", answering(200)), via("c", answering(200)))
 	inCall := fanout.ToTargets(via("d", answering(200)))
 	for _, test := range []struct {
-		options []fanout.Option
+		options []fanout.DispatchOption
 		want    []string
 	}{
 		{nil, []string{"a", "b", "c"}},
-		{[]fanout.Option{fanout.To("c", "a")}, []string{"c", "a"}},
-		{[]fanout.Option{fanout.To("b"), fanout.To("a")}, []string{"b", "a"}},
-		{[]fanout.Option{inCall}, []string{"d"}},
-		{[]fanout.Option{inCall, fanout.To("b")}, []string{"d", "b"}},
+		{[]fanout.DispatchOption{fanout.To("c", "a")}, []string{"c", "a"}},
+		{[]fanout.DispatchOption{fanout.To("b"), fanout.To("a")}, []string{"b", "a"}},
+		{[]fanout.DispatchOption{inCall}, []string{"d"}},
+		{[]fanout.DispatchOption{inCall, fanout.To("b")}, []string{"d", "b"}},
 	} {
 		results, err := d.Dispatch(t.Context(), "hello", test.options...)
 		require.NoError(t, err)
@@ -81,7 +81,7 @@ func TestWhatCannotBeDispatchedIsRefusedBeforeAnythingIsSent(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		payload any
-		options []fanout.Option
+		options []fanout.DispatchOption
 		want    string
 	}{
 		{"nil", nil, nil, "fanout: Payload: nil: use fanout.Payload{} to send no body"},
@@ -96,12 +96,12 @@ func TestWhatCannotBeDispatchedIsRefusedBeforeAnythingIsSent(t *testing.T) {
 		{"impossible header", fanout.Payload{Value: 1, Header: http.Header{"A B": {"x"}}}, nil, `fanout: Payload.Header: "A B" is not a header name`},
 		{"connection's header", fanout.Payload{Value: 1, Header: http.Header{"content-length": {"9"}}}, nil, "fanout: Payload.Header: content-length is set by the library or the connection"},
 		{"header value", fanout.Payload{Value: 1, Header: http.Header{"X-A": {"x\r\ny"}}}, nil, "fanout: Payload.Header: X-A: value has a control character"},
-		{"key", fanout.Payload{Value: 1, IdempotencyKey: "a b"}, nil, "fanout: Payload.IdempotencyKey: must be 1 to 128 visible ASCII characters"},
+		{"key", fanout.Payload{Value: 1, Key: "a b"}, nil, "fanout: Payload.Key: must be 1 to 128 visible ASCII characters"},
 		{"correlation ID", fanout.Payload{Value: 1, CorrelationID: "a\n"}, nil, "fanout: Payload.CorrelationID: must be 1 to 128 letters, digits and characters of -._~:/+=@"},
-		{"unknown target", good, []fanout.Option{fanout.To("nobody")}, `fanout: target "nobody": Name: no target of this name is configured`},
-		{"twice", good, []fanout.Option{fanout.To("crm", "crm")}, `fanout: target "crm": Name: given twice`},
-		{"nothing chosen", good, []fanout.Option{fanout.To()}, "fanout: Targets: no targets were chosen by the options of the call"},
-		{"bad target in the call", good, []fanout.Option{fanout.To("crm"), fanout.ToTargets(fanout.Target{Name: "x", URL: "/path"})}, `fanout: target "x": URL: scheme is neither http nor https`},
+		{"unknown target", good, []fanout.DispatchOption{fanout.To("nobody")}, `fanout: target "nobody": Name: no target of this name is configured`},
+		{"twice", good, []fanout.DispatchOption{fanout.To("crm", "crm")}, `fanout: target "crm": Name: given twice`},
+		{"nothing chosen", good, []fanout.DispatchOption{fanout.To()}, "fanout: Targets: no targets were chosen by the options of the call"},
+		{"bad target in the call", good, []fanout.DispatchOption{fanout.To("crm"), fanout.ToTargets(fanout.Target{Name: "x", URL: "/path"})}, `fanout: target "x": URL: scheme is neither http nor https`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			results, err := d.Dispatch(t.Context(), test.payload, test.options...)
@@ -109,7 +109,7 @@ func TestWhatCannotBeDispatchedIsRefusedBeforeAnythingIsSent(t *testing.T) {
 			require.ErrorIs(t, err, fanout.ErrInvalid)
 			for _, r := range results {
 				assert.Equal(t, fanout.Rejected, r.Outcome)
-				assert.ErrorIs(t, r.Err, fanout.ErrInvalid)
+				assert.ErrorIs(t, r.Err(), fanout.ErrInvalid)
 			}
 		})
 	}
@@ -157,8 +157,8 @@ func TestAnEndedContextSendsNothing(t *testing.T) {
 	cancel(why)
 	r := dispatch(ctx, newDispatcher(t, via("crm", answering(200))))["crm"]
 	assert.Equal(t, fanout.Rejected, r.Outcome)
-	require.ErrorIs(t, r.Err, context.Canceled)
-	require.ErrorIs(t, r.Err, why)
+	require.ErrorIs(t, r.Err(), context.Canceled)
+	require.ErrorIs(t, r.Err(), why)
 	assert.Empty(t, r.Attempts)
 }
 
@@ -196,14 +196,14 @@ func TestGatesOfTargetsGivenInTheCallAreKeptWhileUsedAndThenForgotten(t *testing
 			}))
 		}
 		dispatch(t.Context(), d, webhook("customer"))
-		require.ErrorIs(t, dispatch(t.Context(), d, webhook("customer"))["customer"].Err, fanout.ErrBreakerOpen)
+		require.ErrorIs(t, dispatch(t.Context(), d, webhook("customer"))["customer"].Err(), fanout.ErrBreakerOpen)
 		state, known := d.BreakerState("customer")
 		assert.True(t, known)
 		assert.Equal(t, fanout.BreakerOpen, state)
 
 		for range 4 {
 			time.Sleep(8 * time.Minute)
-			require.ErrorIs(t, dispatch(t.Context(), d, webhook("customer"))["customer"].Err, fanout.ErrBreakerOpen)
+			require.ErrorIs(t, dispatch(t.Context(), d, webhook("customer"))["customer"].Err(), fanout.ErrBreakerOpen)
 		}
 		time.Sleep(30 * time.Minute)
 		dispatch(t.Context(), d, webhook("another"))
@@ -222,7 +222,7 @@ func TestATargetInTheCallSharesTheGatesOfTheConfiguredOneOfItsName(t *testing.T)
 	}))
 	dispatch(t.Context(), d)
 	r := dispatch(t.Context(), d, fanout.ToTargets(via("crm", answering(200))))["crm"]
-	require.ErrorIs(t, r.Err, fanout.ErrBreakerOpen)
+	require.ErrorIs(t, r.Err(), fanout.ErrBreakerOpen)
 }
 
 func TestADispatcherServesManyAtOnce(t *testing.T) {

@@ -17,7 +17,7 @@ func TestEnoughReturnsEarlyAndCutsTheRestShort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDispatcher(t, via("quick", slow(time.Second)), via("second", slow(2*time.Second)), via("slow", hanging), via("no", answering(400)))
 		began := time.Now()
-		results, err := d.Dispatch(t.Context(), "hello", fanout.Enough(2))
+		results, err := d.Dispatch(t.Context(), "hello", fanout.Quorum(2))
 		require.NoError(t, err)
 		assert.Equal(t, 2*time.Second, time.Since(began))
 		outcomes := map[string]fanout.Outcome{}
@@ -25,7 +25,7 @@ func TestEnoughReturnsEarlyAndCutsTheRestShort(t *testing.T) {
 			outcomes[name] = r.Outcome
 		}
 		assert.Equal(t, map[string]fanout.Outcome{"quick": fanout.Delivered, "second": fanout.Delivered, "slow": fanout.Unknown, "no": fanout.Failed}, outcomes)
-		require.ErrorIs(t, results["slow"].Err, fanout.ErrNotNeeded)
+		require.ErrorIs(t, results["slow"].Err(), fanout.ErrNotNeeded)
 		state, _ := d.BreakerState("slow")
 		assert.Equal(t, fanout.BreakerClosed, state)
 	})
@@ -34,7 +34,7 @@ func TestEnoughReturnsEarlyAndCutsTheRestShort(t *testing.T) {
 func TestIfThereCannotBeEnoughAllAreWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDispatcher(t, via("a", answering(200)), via("b", answering(400)), optional(via("c", delayed(time.Second, answering(403)))))
-		results, err := d.Dispatch(t.Context(), "hello", fanout.Enough(2))
+		results, err := d.Dispatch(t.Context(), "hello", fanout.Quorum(2))
 		require.EqualError(t, err, "fanout: 2 of 3 targets not delivered: b: not retried after 1 attempt: 400 Bad Request; c: not retried after 1 attempt: 403 Forbidden")
 		assert.Len(t, results, 3)
 	})
@@ -42,7 +42,7 @@ func TestIfThereCannotBeEnoughAllAreWaitedFor(t *testing.T) {
 
 func TestAnyOneIsEnough(t *testing.T) {
 	d := newDispatcher(t, via("a", answering(500)), via("b", answering(200)))
-	_, err := d.Dispatch(t.Context(), "hello", fanout.Enough(1))
+	_, err := d.Dispatch(t.Context(), "hello", fanout.Quorum(1))
 	require.NoError(t, err)
 }
 
@@ -53,25 +53,25 @@ func TestTheRestCanBeLeftToFinish(t *testing.T) {
 		d, err := fanout.New(fanout.Config{
 			Targets:      []fanout.Target{via("quick", slow(time.Second)), via("slow", slow(5*time.Second)), via("bad", delayed(2*time.Second, answering(400)))},
 			OnResult:     later.OnResult,
-			OnDeadLetter: func(_ context.Context, _ *fanout.Submission, r fanout.Result) { dead = append(dead, r.Target) },
+			OnDeadLetter: func(_ context.Context, r fanout.Result) { dead = append(dead, r.Target) },
 		})
 		require.NoError(t, err)
 		began := time.Now()
 		ctx, cancel := context.WithCancel(t.Context())
-		results, err := d.Dispatch(ctx, "hello", fanout.EnoughLeaveRest(1))
+		results, err := d.Dispatch(ctx, "hello", fanout.QuorumLeaveRest(1))
 		cancel()
 		require.NoError(t, err)
 		assert.Equal(t, time.Second, time.Since(began))
 		require.Len(t, results, 3)
 		assert.Equal(t, fanout.Unknown, results["slow"].Outcome)
-		require.ErrorIs(t, results["slow"].Err, fanout.ErrUnderWay)
-		assert.NotEmpty(t, results["slow"].IdempotencyKey)
+		require.ErrorIs(t, results["slow"].Err(), fanout.ErrUnderWay)
+		assert.NotEmpty(t, results["slow"].Key)
 
 		require.NoError(t, d.Close(t.Context()), "which waits for it")
 		assert.Equal(t, 5*time.Second, time.Since(began))
 		over, stop := context.WithCancel(t.Context())
 		stop()
-		got, _ := later.Wait(over, results["slow"].DispatchID)
+		got, _ := later.Wait(over, results["slow"].Payload.ID)
 		assert.Equal(t, fanout.Delivered, got["slow"].Outcome)
 		assert.NotContains(t, got, "quick", "that was told already")
 		assert.Equal(t, []string{"bad"}, dead)
@@ -79,7 +79,7 @@ func TestTheRestCanBeLeftToFinish(t *testing.T) {
 }
 
 func TestTheCallersCancelEndsWhatIsNotYetEnough(t *testing.T) {
-	for name, option := range map[string]fanout.Option{"cut": fanout.Enough(1), "leave": fanout.EnoughLeaveRest(1)} {
+	for name, option := range map[string]fanout.DispatchOption{"cut": fanout.Quorum(1), "leave": fanout.QuorumLeaveRest(1)} {
 		synctest.Test(t, func(t *testing.T) {
 			d := newDispatcher(t, via("a", hanging), via("b", hanging))
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -94,18 +94,16 @@ func TestTheCallersCancelEndsWhatIsNotYetEnough(t *testing.T) {
 
 func TestEnoughThatCannotBeMeantIsRefused(t *testing.T) {
 	d := newDispatcher(t, via("a", answering(200)), via("b", answering(200)))
-	for want, options := range map[string][]fanout.Option{
-		"Enough: 3 of 2 targets":  {fanout.Enough(3)},
-		"Enough: -1 of 2 targets": {fanout.Enough(-1)},
-		"Enough: 2 of 1 targets":  {fanout.To("a"), fanout.Enough(2)},
-		"Enough: given twice":     {fanout.Enough(1), fanout.EnoughLeaveRest(1)},
-		"depend on each other":    {fanout.ToTargets(via("x", answering(200)), after(via("y", answering(200)), "x")), fanout.Enough(1)},
+	for want, options := range map[string][]fanout.DispatchOption{
+		"Quorum: 3 of 2 targets":  {fanout.Quorum(3)},
+		"Quorum: -1 of 2 targets": {fanout.Quorum(-1)},
+		"Quorum: 2 of 1 targets":  {fanout.To("a"), fanout.Quorum(2)},
+		"Quorum: given twice":     {fanout.Quorum(1), fanout.QuorumLeaveRest(1)},
+		"depend on each other":    {fanout.ToTargets(via("x", answering(200)), after(via("y", answering(200)), "x")), fanout.Quorum(1)},
 	} {
 		_, err := d.Dispatch(t.Context(), "hello", options...)
 		require.ErrorContains(t, err, want)
 	}
-	_, err := d.Submit(t.Context(), "hello", fanout.Enough(1))
-	require.ErrorIs(t, err, fanout.ErrInvalid)
 }
 
 func TestCloseCutsShortWhatWasLeftToFinish(t *testing.T) {
@@ -113,10 +111,10 @@ func TestCloseCutsShortWhatWasLeftToFinish(t *testing.T) {
 		var dead []string
 		d, err := fanout.New(fanout.Config{
 			Targets:      []fanout.Target{via("quick", answering(200)), via("hangs", hanging)},
-			OnDeadLetter: func(_ context.Context, _ *fanout.Submission, r fanout.Result) { dead = append(dead, r.Err.Error()) },
+			OnDeadLetter: func(_ context.Context, r fanout.Result) { dead = append(dead, r.Err().Error()) },
 		})
 		require.NoError(t, err)
-		_, err = d.Dispatch(t.Context(), "hello", fanout.EnoughLeaveRest(1))
+		_, err = d.Dispatch(t.Context(), "hello", fanout.QuorumLeaveRest(1))
 		require.NoError(t, err)
 		over, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()

@@ -9,101 +9,107 @@ import (
 	"strconv"
 )
 
-// ErrorClass is a short name for what went wrong, for metrics, logs and error.type
-// of OpenTelemetry: one of a small set, and nothing a target can make up. It is
-// the HTTP status, such as "503", or one of
-//
-//	timeout, canceled, dns, connect, certificate, connection, response_too_large,
-//	panic, goexit, breaker_open, bulkhead_full, rate_limited, queue_full, closed,
-//	address_blocked, auth, invalid, skipped, compensated
-//
-// and "_OTHER" for the rest; it is empty for nil. Of a [*TargetError] it names what
-// the last attempt met, if there was one. An error that a queue has kept, and has read
-// again, names its class by a method ErrorClass() string.
-func ErrorClass(err error) string {
+// Class is a short name for what went wrong, for metrics, logs and error.type of
+// OpenTelemetry: one of the constants or an HTTP status, such as "503", and nothing a
+// target can make up. It is empty for no error.
+type Class string
+
+// The classes of errors, besides the HTTP statuses.
+const (
+	ClassTimeout          Class = "timeout"
+	ClassCanceled         Class = "canceled"
+	ClassDNS              Class = "dns"
+	ClassConnect          Class = "connect"
+	ClassCertificate      Class = "certificate"
+	ClassConnection       Class = "connection" // that was there, and broke
+	ClassResponseTooLarge Class = "response_too_large"
+	ClassPanic            Class = "panic"
+	ClassGoexit           Class = "goexit"
+	ClassBreakerOpen      Class = "breaker_open"
+	ClassBulkheadFull     Class = "bulkhead_full"
+	ClassRateLimited      Class = "rate_limited"
+	ClassQueueFull        Class = "queue_full"
+	ClassClosed           Class = "closed"
+	ClassAddressBlocked   Class = "address_blocked"
+	ClassAuth             Class = "auth"
+	ClassPrepare          Class = "prepare"
+	ClassInvalid          Class = "invalid"
+	ClassUnknownTarget    Class = "unknown_target"
+	ClassLookup           Class = "lookup"
+	ClassSkipped          Class = "skipped"
+	ClassCompensated      Class = "compensated"
+	ClassOther            Class = "_OTHER"
+)
+
+// ClassOf names what went wrong. Of a [*TargetError] it is what the last attempt met, if
+// there was one. An error of another package, such as one that a queue has kept and read
+// again, names its class by a method ErrorClass() Class.
+func ClassOf(err error) Class {
 	if err == nil {
 		return ""
 	}
-	if e, ok := lone[*TargetError](err); ok {
-		return e.class()
+	if known, ok := lone[classified](err); ok {
+		return known.ErrorClass()
 	}
 	if status, ok := lone[*StatusError](err); ok {
 		return statusClass(status.StatusCode)
 	}
-	if kept, ok := lone[keptError](err); ok {
-		return kept.ErrorClass()
-	}
 	for _, c := range errorClasses {
 		if c.matches(err) {
-			return c.name
+			return c.class
 		}
 	}
-	return otherClass
+	return ClassOther
 }
 
-type keptError interface {
+// classified errors name their class, such as a [*TargetError].
+type classified interface {
 	error
-	ErrorClass() string
-}
-
-const otherClass, canceledClass = "_OTHER", "canceled"
-
-func (e *TargetError) class() string {
-	last := ErrorClass(e.Err)
-	if last == "" || (last == canceledClass && errors.Is(e.Reason, ErrTimeout)) {
-		return ErrorClass(e.Reason)
-	}
-	return last
+	ErrorClass() Class
 }
 
 // statusClass keeps a hostile target from making up classes.
-func statusClass(code int) string {
+func statusClass(code int) Class {
 	if code < 100 || code > 599 {
-		return otherClass
+		return ClassOther
 	}
-	return strconv.Itoa(code)
+	return Class(strconv.Itoa(code))
 }
 
 // errorClasses are tried in this order: what says most comes first.
 var errorClasses = []struct {
-	name    string
+	class   Class
 	matches func(error) bool
 }{
-	{"panic", has[*PanicError]},
-	{"goexit", is(ErrGoexit)},
-	{"breaker_open", is(ErrBreakerOpen)},
-	{"bulkhead_full", is(ErrBulkheadFull)},
-	{"rate_limited", is(ErrRateLimited)},
-	{"queue_full", is(ErrFull)},
-	{"auth", is(ErrAuth)},
-	{"invalid", is(ErrInvalid)},
-	{"skipped", is(ErrSkipped)},
-	{"compensated", is(ErrCompensated)},
-	{"closed", is(ErrClosed)},
-	{"address_blocked", is(ErrAddressBlocked)},
-	{"response_too_large", is(ErrResponseTooLarge)},
-	{"certificate", func(err error) bool {
+	{ClassPanic, has[*PanicError]},
+	{ClassGoexit, is(ErrGoexit)},
+	{ClassBreakerOpen, is(ErrBreakerOpen)},
+	{ClassBulkheadFull, is(ErrBulkheadFull)},
+	{ClassRateLimited, is(ErrRateLimited)},
+	{ClassQueueFull, is(ErrFull)},
+	{ClassAuth, is(ErrAuth)},
+	{ClassPrepare, is(ErrPrepare)},
+	{ClassLookup, is(ErrLookup)},
+	{ClassUnknownTarget, func(err error) bool { return errors.Is(err, ErrUnknownTarget) || errors.Is(err, ErrTargetGone) }},
+	{ClassInvalid, is(ErrInvalid)},
+	{ClassSkipped, is(ErrSkipped)},
+	{ClassCompensated, is(ErrCompensated)},
+	{ClassClosed, is(ErrClosed)},
+	{ClassAddressBlocked, is(ErrAddressBlocked)},
+	{ClassResponseTooLarge, is(ErrResponseTooLarge)},
+	{ClassCertificate, func(err error) bool {
 		return has[*tls.CertificateVerificationError](err) || errors.Is(err, ErrCertificateRefused)
 	}},
-	{"dns", has[*net.DNSError]},
-	{"timeout", isTimeout},
-	{canceledClass, is(context.Canceled)},
-	{"connect", func(err error) bool {
+	{ClassDNS, has[*net.DNSError]},
+	{ClassTimeout, isTimeout},
+	{ClassCanceled, is(context.Canceled)},
+	{ClassConnect, func(err error) bool {
 		var op *net.OpError
 		return errors.As(err, &op) && (op.Op == "dial" || op.Op == "proxyconnect")
 	}},
-	{"connection", func(err error) bool {
+	{ClassConnection, func(err error) bool {
 		return has[*net.OpError](err) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
 	}},
-}
-
-func is(target error) func(error) bool {
-	return func(err error) bool { return errors.Is(err, target) }
-}
-
-func has[T error](err error) bool {
-	var found T
-	return errors.As(err, &found)
 }
 
 // isTimeout knows the system's own time limits too, such as that of a dial.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"runtime/debug"
 	"slices"
@@ -51,12 +52,24 @@ var (
 	// ErrClosed: the [Dispatcher] was closed before the dispatch began or, if it
 	// was submitted, before it ended: the outcome tells whether anything was sent.
 	ErrClosed = errors.New("dispatcher closed")
+	// ErrPrepare: the target's [Target.Prepare] failed, or made a request that cannot be
+	// sent. Nothing was sent.
+	ErrPrepare = errors.New("prepare failed")
+	// ErrUnknownTarget: no target of this name is configured, and there is no
+	// [Config.Lookup]. Another process may know it.
+	ErrUnknownTarget = errors.New("no target of this name is configured")
+	// ErrTargetGone is what a [Config.Lookup] returns if there is no target of this name,
+	// or not any more.
+	ErrTargetGone = errors.New("there is no target of this name")
+	// ErrLookup: [Config.Lookup] failed, as its database is down, or found a definition
+	// that cannot be used. It says nothing about the payload.
+	ErrLookup = errors.New("look-up failed")
 	// ErrAuth: the target's [Authenticator] or [Signer] failed. Nothing was sent.
 	ErrAuth = errors.New("authentication failed")
-	// ErrNotNeeded: by [Enough], others had succeeded. It may have been sent: the
+	// ErrNotNeeded: by [Quorum], others had succeeded. It may have been sent: the
 	// outcome tells.
 	ErrNotNeeded = errors.New("not needed any more")
-	// ErrUnderWay: by [EnoughLeaveRest], others had succeeded, and this goes on.
+	// ErrUnderWay: by [QuorumLeaveRest], others had succeeded, and this goes on.
 	ErrUnderWay = errors.New("still under way")
 	// ErrSkipped: a target that this one comes after did not succeed, or the saga
 	// had failed. Nothing was sent.
@@ -145,6 +158,22 @@ func (e *InvalidError) Error() string {
 // Unwrap returns [ErrInvalid] and the cause.
 func (e *InvalidError) Unwrap() []error { return []error{ErrInvalid, e.Err} }
 
+// RefusedError reports a dispatch that was not begun: nothing was sent, and nothing was
+// queued. It wraps the cause: one or several [*InvalidError], [ErrClosed], [ErrFull],
+// [ErrLookup], or what a queue could not do.
+type RefusedError struct{ Err error }
+
+// Error is the cause's.
+func (e *RefusedError) Error() string {
+	if text := e.Err.Error(); strings.HasPrefix(text, "fanout: ") {
+		return text
+	}
+	return "fanout: " + e.Err.Error()
+}
+
+// Unwrap returns the cause.
+func (e *RefusedError) Unwrap() error { return e.Err }
+
 // StatusError is an HTTP answer that is not a success. It never holds the body.
 type StatusError struct {
 	StatusCode int
@@ -189,79 +218,99 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
-// TargetError says why one target was not delivered to.
-type TargetError struct {
-	Target   string
-	Outcome  Outcome
-	Attempts int   // attempts made
-	Reason   error // why no further attempt was made; never nil
-	Err      error // what the last attempt met; nil if there was none
-	Fallback error // why the last fallback failed too; nil if there was none, or it did not
+// errorIn names the target in every InvalidError that err holds.
+func errorIn(name string, err error) error {
+	return mapInvalid(err, func(e *InvalidError) { e.Target = name })
 }
 
-// Error reads like "crm: given up after 3 attempts: 503 Service Unavailable".
-func (e *TargetError) Error() string {
-	reason := e.Reason.Error()
-	if invalid, ok := e.Reason.(*InvalidError); ok && invalid.Target == e.Target { //nolint:errorlint // its own text only
-		reason = fmt.Sprintf("%s: %v", invalid.Field, invalid.Err)
-	}
-	var b strings.Builder
-	b.WriteString(e.Target + ": " + reason)
-	switch {
-	case e.Attempts == 0, e.Outcome == Compensated, e.Outcome == CompensationFailed: // they are of several
-	case e.Attempts == 1:
-		b.WriteString(" after 1 attempt")
-	default:
-		fmt.Fprintf(&b, " after %d attempts", e.Attempts)
-	}
-	if e.Err != nil && !strings.HasSuffix(reason, e.Err.Error()) {
-		fmt.Fprintf(&b, ": %v", e.Err)
-	}
-	if e.Fallback != nil {
-		fmt.Fprintf(&b, "; fallback: %v", e.Fallback)
-	}
-	switch {
-	case e.Outcome == Unknown && !strings.HasSuffix(b.String(), effectUnknown):
-		b.WriteString(effectUnknown)
-	case e.Outcome == Degraded:
-		b.WriteString("; a fallback answered")
-	}
-	return b.String()
-}
-
-const effectUnknown = "; it may have taken effect"
-
-// Unwrap returns Reason and, if they are not nil, Err and Fallback.
-func (e *TargetError) Unwrap() []error {
-	return slices.DeleteFunc([]error{e.Reason, e.Err, e.Fallback}, func(err error) bool { return err == nil })
-}
-
-// DispatchError joins the failures of a dispatch's required targets.
-type DispatchError struct {
-	DispatchID string
-	Targets    int            // targets of the dispatch, optional ones included
-	Failures   []*TargetError // in definition order; at least one
-}
-
-// Error is one line: how many targets did not get it, and why each did not.
-func (e *DispatchError) Error() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "fanout: %d of %d targets not delivered", len(e.Failures), e.Targets)
-	for i, f := range e.Failures {
-		sep := "; "
-		if i == 0 {
-			sep = ": "
+// mapInvalid returns err with change made to copies of all its InvalidErrors.
+func mapInvalid(err error, change func(*InvalidError)) error {
+	switch e := err.(type) { //nolint:errorlint // the tree is rebuilt, node by node
+	case *InvalidError:
+		changed := *e
+		change(&changed)
+		return &changed
+	case interface{ Unwrap() []error }:
+		var all []error
+		for _, inner := range e.Unwrap() {
+			all = append(all, mapInvalid(inner, change))
 		}
-		b.WriteString(sep + f.Error())
+		return join(all...)
 	}
-	return b.String()
+	return err
 }
 
-// Unwrap returns Failures.
-func (e *DispatchError) Unwrap() []error {
-	errs := make([]error, len(e.Failures))
-	for i, f := range e.Failures {
-		errs[i] = f
+// join is errors.Join, but leaves a single error as it is.
+func join(errs ...error) error {
+	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+	if len(errs) == 1 {
+		return errs[0]
 	}
-	return errs
+	return errors.Join(errs...)
+}
+
+func invalid(field, format string, args ...any) error {
+	return &InvalidError{Field: field, Err: fmt.Errorf(format, args...)}
+}
+
+// notNegative refuses a negative value where it has no meaning.
+func notNegative[T int | float64 | time.Duration](field string, v T) error {
+	if v < 0 {
+		return invalid(field, "%v is negative", v)
+	}
+	return nil
+}
+
+// longestDuration bounds what is not negative, so that sums do not overflow.
+const longestDuration = 365 * 24 * time.Hour
+
+func notTooLong(field string, d time.Duration) error {
+	if d > longestDuration {
+		return invalid(field, "%v is more than a year", d)
+	}
+	return nil
+}
+
+func finite(field string, v float64) error {
+	if math.IsNaN(v) || math.IsInf(v, 0) {
+		return invalid(field, "%v is not a number to use", v)
+	}
+	return nil
+}
+
+// lone finds an error that is not one of several: in the joined errors of a
+// dispatch, what is true of one target is not true of all.
+func lone[T error](err error) (found T, ok bool) {
+	for err != nil {
+		if found, ok = err.(T); ok { //nolint:errorlint // it walks itself
+			return found, true
+		}
+		inner, wraps := err.(interface{ Unwrap() error })
+		if !wraps {
+			break
+		}
+		err = inner.Unwrap()
+	}
+	return found, false
+}
+
+func is(target error) func(error) bool {
+	return func(err error) bool { return errors.Is(err, target) }
+}
+
+func has[T error](err error) bool {
+	var found T
+	return errors.As(err, &found)
+}
+
+// endOf says why a delivery's context ended: [ErrTimeout], or the caller's own
+// doing, with its cause if it gave one.
+func endOf(ctx context.Context) error {
+	err, cause := ctx.Err(), context.Cause(ctx)
+	switch {
+	case errors.Is(cause, ErrTimeout), errors.Is(err, cause):
+		return cause
+	default:
+		return fmt.Errorf("%w: %w", err, cause)
+	}
 }

@@ -23,14 +23,14 @@ func Example_background() {
 	defer crm.Close()
 	targets := []fanout.Target{{Name: "crm", URL: crm.URL}}
 	page := func(text string, r fanout.Result) { fmt.Println(text, r.Target, r.Outcome) }
-	store := func(target string, outcome fanout.Outcome, p fanout.Payload) {
-		fmt.Println("stored", target, outcome, string(p.Body), p.IdempotencyKey)
+	store := func(target string, outcome fanout.Outcome, p *fanout.Payload) {
+		fmt.Println("stored", target, outcome, string(p.Body), p.Key)
 	}
 	const grace = 50 * time.Millisecond
 
 	d, err := fanout.New(fanout.Config{
 		Targets: targets,
-		OnDeadLetter: func(_ context.Context, _ *fanout.Submission, r fanout.Result) {
+		OnDeadLetter: func(_ context.Context, r fanout.Result) {
 			page("given up", r)
 		},
 	})
@@ -39,7 +39,7 @@ func Example_background() {
 		return
 	}
 	accept := func(w http.ResponseWriter, r *http.Request) {
-		_, err := d.Submit(r.Context(), fanout.Payload{Value: "hi", IdempotencyKey: r.Header.Get("Idempotency-Key")})
+		_, err := d.Submit(r.Context(), fanout.Payload{Value: "hi", Key: r.Header.Get("Idempotency-Key")})
 		switch {
 		case errors.Is(err, fanout.ErrFull): // targets are slower than what comes in
 			w.Header().Set("Retry-After", "1")
@@ -65,8 +65,8 @@ func Example_background() {
 	err = d.Close(ctx)
 	var left *fanout.UndeliveredError
 	if errors.As(err, &left) {
-		for _, u := range left.Left {
-			store(u.Result.Target, u.Result.Outcome, u.Submission.Repeat())
+		for _, r := range left.Left {
+			store(r.Target, r.Outcome, r.Payload)
 		}
 	}
 	// Output:

@@ -59,7 +59,7 @@ func ExampleTarget_fallback() {
 	// Output: degraded <nil>
 }
 
-func ExampleEnough() {
+func ExampleQuorum() {
 	quick, slow := serve(http.StatusOK), httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		<-r.Context().Done()
@@ -69,7 +69,7 @@ func ExampleEnough() {
 	d, _ := fanout.New(fanout.Config{Targets: []fanout.Target{{Name: "quick", URL: quick.URL}, {Name: "slow", URL: slow.URL}}})
 	defer d.Close(context.Background())
 
-	results, err := d.Dispatch(context.Background(), ada, fanout.Enough(1))
+	results, err := d.Dispatch(context.Background(), ada, fanout.Quorum(1))
 	fmt.Println(results["quick"].Outcome, err)
 	// Output: delivered <nil>
 }
@@ -87,6 +87,6 @@ func ExampleGuard() {
 			Sign:  webhook.Signer(auth.Env("HOOK_KEY")), // as Standard Webhooks has it
 		},
 	))
-	fmt.Println(errors.Is(results["customer 7"].Err, fanout.ErrAuth)) // as there is no HOOK_KEY here
+	fmt.Println(errors.Is(results["customer 7"].Err(), fanout.ErrAuth)) // as there is no HOOK_KEY here
 	// Output: true
 }

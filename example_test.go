@@ -158,7 +158,7 @@ func ExampleBulkhead() {
 	second, _ := d.Dispatch(context.Background(), ada)
 	close(release)
 	fmt.Println((<-first)["ledger"].Outcome)
-	fmt.Println(second["ledger"].Err)
+	fmt.Println(second["ledger"].Err())
 	// Output:
 	// delivered
 	// ledger: bulkhead full
@@ -184,7 +184,7 @@ func ExampleRateLimit() {
 
 func ExampleSender() {
 	ledgerSDK := func(_ context.Context, r *fanout.Request) (*fanout.Response, error) {
-		entry := r.Payload.(signup)
+		entry := r.Payload.Value.(signup)
 		fmt.Println("booked", entry.Name)
 		return nil, nil
 	}
@@ -205,7 +205,7 @@ func ExampleDispatcher_Submit() {
 	defer crm.Close()
 	d, _ := fanout.New(fanout.Config{
 		Targets: []fanout.Target{{Name: "crm", URL: crm.URL}},
-		OnResult: func(_ context.Context, _ *fanout.Submission, r fanout.Result) {
+		OnResult: func(_ context.Context, r fanout.Result) {
 			fmt.Println(r.Target, r.Outcome)
 		},
 	})
@@ -282,9 +282,9 @@ func ExamplePayload() {
 	defer d.Close(context.Background())
 
 	_, err := d.Dispatch(context.Background(), fanout.Payload{
-		Body:           []byte("<order id='7'/>"),
-		ContentType:    "application/xml",
-		IdempotencyKey: "order-7",
+		Body:        []byte("<order id='7'/>"),
+		ContentType: "application/xml",
+		Key:         "order-7",
 	})
 	fmt.Println(err)
 	// Output:
@@ -303,7 +303,7 @@ func ExamplePayload_idempotencyKey() {
 
 	order := map[string]any{"id": 7, "total": "19.99"}
 	for range 2 { // a client that asks again
-		_, err := d.Dispatch(ctx, fanout.Payload{Value: order, IdempotencyKey: "order-7"})
+		_, err := d.Dispatch(ctx, fanout.Payload{Value: order, Key: "order-7"})
 		fmt.Println(err)
 	}
 	// Output:
@@ -334,7 +334,7 @@ func ExampleTarget_prepare() {
 	d, _ := fanout.New(fanout.Config{Targets: []fanout.Target{{
 		Name: "crm", URL: api.URL + "/contacts", Method: http.MethodPut,
 		Prepare: func(_ context.Context, r *fanout.Request) error {
-			s := r.Payload.(signup)
+			s := r.Payload.Value.(signup)
 			r.URL = r.URL.JoinPath(s.Email)
 			r.Body = []byte(`{"fullName":"` + s.Name + `"}`)
 			return nil
@@ -363,7 +363,7 @@ func ExampleTarget_classify() {
 	defer d.Close(context.Background())
 
 	results, _ := d.Dispatch(context.Background(), ada)
-	fmt.Println(results["email"].Err)
+	fmt.Println(results["email"].Err())
 	// Output: email: not retried after 1 attempt: unknown list
 }
 

@@ -6,26 +6,9 @@ import (
 	"time"
 )
 
-// Answer is a [Sender] that sends nothing and always answers the same: the last
-// of a target's fallbacks, such as a default or what is in a cache.
-func Answer(r Response) Sender {
-	return SenderFunc(func(context.Context, *Request) (*Response, error) {
-		own := r
-		own.Header, own.Body = r.Header.Clone(), slices.Clone(r.Body)
-		return &own, nil
-	})
-}
-
-// fallbacks is what a target does instead, made ready.
-type fallbacks struct {
-	targets []*target
-	on      []Outcome
-	timeout time.Duration // of the whole delivery; what the target itself has is less
-}
-
 var fallbackOutcomes = []Outcome{Failed, Unknown, Rejected}
 
-func (def *Target) checkFallback(p *Policy) error {
+func (def *Target) checkFallback(timeout time.Duration) error {
 	if len(def.Fallback) == 0 {
 		if def.FallbackOn != nil || def.FallbackReserve != 0 {
 			return invalid("Fallback", "none, but FallbackOn or FallbackReserve is set")
@@ -37,57 +20,59 @@ func (def *Target) checkFallback(p *Policy) error {
 			return invalid("FallbackOn", "%v is not one of %v", o, fallbackOutcomes)
 		}
 	}
-	if p.Timeout > 0 && def.FallbackReserve >= p.Timeout {
-		return invalid("FallbackReserve", "%v leaves nothing of Timeout, %v", def.FallbackReserve, p.Timeout)
+	if timeout > 0 && def.FallbackReserve >= timeout {
+		return invalid("FallbackReserve", "%v leaves nothing of Timeout, %v", def.FallbackReserve, timeout)
 	}
 	return nil
 }
 
-// fallbackOf takes the reserve off the policy's timeout.
-func (def *Target) fallbackOf(p *Policy, targets []*target) *fallbacks {
-	f := &fallbacks{targets: targets, on: def.FallbackOn, timeout: p.Timeout}
+// fallbackOf takes the reserve off the target's own time.
+func (def *Target) fallbackOf(timeout time.Duration, targets []*target) (f *fallbacks, own time.Duration) {
+	f = &fallbacks{targets: targets, on: def.FallbackOn, timeout: timeout}
 	if f.on == nil {
 		f.on = []Outcome{Failed, Rejected}
 	}
 	switch {
-	case p.Timeout < 0:
+	case timeout < 0:
+		return f, timeout
 	case def.FallbackReserve == 0:
-		p.Timeout -= p.Timeout / 5
-	default:
-		p.Timeout -= max(0, def.FallbackReserve)
+		return f, timeout - timeout/5
 	}
-	return f
+	return f, timeout - max(0, def.FallbackReserve)
 }
 
-// fallBack tries the fallbacks in order, until one succeeds or may have.
-func (dl *delivery) fallBack() {
-	f := dl.target.fallbacks
-	if dl.caller.Err() != nil || !slices.Contains(f.on, dl.outcome) {
-		return
-	}
-	ctx := dl.within(dl.clock.ctx)
+// run tries the fallbacks in order, until one succeeds or may have, and returns the last
+// one's result with the attempts of all.
+func (f *fallbacks) run(ctx context.Context, started time.Time, p *dispatch, earlier Results) (last Result) {
 	if f.timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadlineCause(ctx, dl.clock.started.Add(f.timeout), ErrTimeout)
+		ctx, cancel = context.WithDeadlineCause(ctx, started.Add(f.timeout), ErrTimeout)
 		defer cancel()
 	}
-	failed := dl.err.(*TargetError) //nolint:errorlint // it is never wrapped
+	var attempts []Attempt
 	for _, t := range f.targets {
-		stand := dl.dispatch.extra(ctx, t, FallbackAttempt, dl.request.Earlier)
-		dl.attempts = append(dl.attempts, stand.attempts...)
-		switch stand.outcome {
-		case Delivered:
-			dl.outcome, dl.response = Degraded, stand.response
-			failed.Outcome, failed.Fallback = Degraded, nil
-			dl.duration = time.Since(dl.clock.started)
-			return
-		case Unknown:
-			dl.outcome = Unknown
-			failed.Outcome, failed.Fallback = Unknown, stand.err
-			dl.duration = time.Since(dl.clock.started)
-			return
+		last = p.single(ctx, t, FallbackAttempt, earlier)
+		attempts = append(attempts, last.Attempts...)
+		if last.Outcome == Delivered || last.Outcome == Unknown {
+			break
 		}
-		failed.Fallback = stand.err
 	}
-	dl.duration = time.Since(dl.clock.started)
+	last.Attempts = attempts
+	return last
+}
+
+// fellBack is a failure for which a fallback stood in.
+func fellBack(failed, stand Result) Result {
+	err := *failed.targetError()
+	failed.Attempts = append(failed.Attempts, stand.Attempts...)
+	err.Fallback = stand.err
+	switch stand.Outcome {
+	case Delivered:
+		failed.Outcome, failed.Response = Degraded, stand.Response
+	case Unknown:
+		failed.Outcome = Unknown
+	}
+	err.Outcome = failed.Outcome
+	failed.err = &err
+	return failed
 }

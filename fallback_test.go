@@ -42,7 +42,7 @@ func TestAFallbackStandsInForATargetThatFailed(t *testing.T) {
 	assert.Len(t, results, 1)
 	assert.Equal(t, fanout.Degraded, email.Outcome)
 	assert.Equal(t, 202, email.Response.StatusCode)
-	require.EqualError(t, email.Err, "email: not retried after 1 attempt: 400 Bad Request; a fallback answered")
+	require.EqualError(t, email.Err(), "email: not retried after 1 attempt: 400 Bad Request; a fallback answered")
 	var statuses []int
 	var kinds []string
 	for _, a := range email.Attempts {
@@ -50,7 +50,7 @@ func TestAFallbackStandsInForATargetThatFailed(t *testing.T) {
 	}
 	assert.Equal(t, []int{400, 403, 202}, statuses)
 	assert.Equal(t, []string{"", "fallback", "fallback"}, kinds)
-	assert.Equal(t, []string{email.DispatchID + ":backup"}, keys, "a key of its own")
+	assert.Equal(t, []string{email.Payload.ID + ":backup"}, keys, "a key of its own")
 	got, err := fanout.Decode[struct{ By string }](email)
 	require.NoError(t, err)
 	assert.Equal(t, "backup", got.By)
@@ -90,7 +90,7 @@ func TestAFallbackStandsInBehindAnOpenBreaker(t *testing.T) {
 	dispatch(t.Context(), d)
 	email := dispatch(t.Context(), d)["email"]
 	assert.Equal(t, fanout.Degraded, email.Outcome)
-	require.ErrorIs(t, email.Err, fanout.ErrBreakerOpen)
+	require.ErrorIs(t, email.Err(), fanout.ErrBreakerOpen)
 	assert.Len(t, email.Attempts, 1)
 }
 
@@ -110,7 +110,7 @@ func TestTimeIsKeptForTheFallback(t *testing.T) {
 func TestAFallbackThatFailsTooIsInTheError(t *testing.T) {
 	email := dispatch(t.Context(), newDispatcher(t, withFallback(via("email", answering(400)), via("backup", answering(403)))))["email"]
 	assert.Equal(t, fanout.Failed, email.Outcome)
-	require.EqualError(t, email.Err, "email: not retried after 1 attempt: 400 Bad Request; fallback: backup: not retried after 1 attempt: 403 Forbidden")
+	require.EqualError(t, email.Err(), "email: not retried after 1 attempt: 400 Bad Request; fallback: backup: not retried after 1 attempt: 403 Forbidden")
 	broken := func(*http.Request) (*http.Response, error) { return nil, errors.New("connection lost") }
 	once := fanout.Policy{Retry: fanout.Retry{MaxAttempts: 1}}
 	email = dispatch(t.Context(), newDispatcher(t, withFallback(via("email", answering(400)), with(via("backup", broken), once), via("never", answering(200)))))["email"]
@@ -167,7 +167,7 @@ func TestDegradedIsSeen(t *testing.T) {
 	d := newWith(t, fanout.Config{
 		Targets: []fanout.Target{withFallback(via("email", answering(400)), via("backup", answering(200)))},
 		Logger:  log.logger(0), TracerProvider: recorded.provider, MeterProvider: measured.provider, OnResult: results.OnResult,
-		OnDeadLetter: func(context.Context, *fanout.Submission, fanout.Result) { t.Error("it was delivered") },
+		OnDeadLetter: func(context.Context, fanout.Result) { t.Error("it was delivered") },
 	})
 	dispatch(t.Context(), d)
 	record := log.all(t)[0]

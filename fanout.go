@@ -3,17 +3,20 @@ package fanout
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/fanout-go/fanout/internal/ids"
+	"github.com/fanout-go/fanout/internal/otel"
 )
 
 // Config is what a [Dispatcher] is made of.
@@ -43,7 +46,7 @@ type Config struct {
 	// Validate looks at every payload before anything is sent, once for all
 	// targets; see [Target.Validate]. An error refuses the dispatch with an
 	// [*InvalidError], which wraps [ErrPayloadRefused] and it. Default none.
-	Validate func(context.Context, *Submission) error
+	Validate func(context.Context, *Payload) error
 
 	// Queue keeps what is submitted. Default [NewMemoryQueue] with its defaults.
 	// The dispatcher closes it.
@@ -53,11 +56,11 @@ type Config struct {
 	// submitter's values and no end. It runs outside all locks and holds up its
 	// target's next delivery, and Close; a panic in it is contained, and logged by
 	// [log/slog.Default]. Default none.
-	OnResult func(context.Context, *Submission, Result)
+	OnResult func(context.Context, Result)
 	// OnDeadLetter is told of every submitted delivery that failed for good, after
 	// OnResult and like it; the delivery still takes up its room then. Logger has it
 	// anyway. Of a Dispatch it is told what a saga could not undo. Default none.
-	OnDeadLetter func(context.Context, *Submission, Result)
+	OnDeadLetter func(context.Context, Result)
 
 	// Logger gets one record for each dispatch that failed and each dead letter
 	// (an error, or a warning if only optional targets failed), and for each change
@@ -88,66 +91,53 @@ type Config struct {
 // it holds the state of every target's breaker, bulkhead, rate limit and retry
 // budget. It is safe for concurrent use.
 type Dispatcher struct {
-	registry        registry
-	defaults        Policy
-	transport       http.RoundTripper
-	hangUp          context.CancelFunc // ends the connections of our own transport
-	lifetime        context.Context    // ends with those connections
-	named           namedGates
-	transports      transports
-	telemetry       *telemetry
-	lookup          func(context.Context, string) (Target, error)
+	targets         registry
+	queue           Queue
+	observer        *observer
+	validator       func(context.Context, *Payload) error
 	maxPayloadBytes int
-	validator       func(context.Context, *Submission) error
-
-	queue                  Queue
-	onResult, onDeadLetter func(context.Context, *Submission, Result)
-
-	mu       sync.Mutex
-	running  int       // dispatches under way, and the queue
-	closed   bool      // no more may begin
-	queueEnd sync.Once // what Close does when the queue has ended
-
-	overtime context.Context // ends when Close has waited long enough
-	timeIsUp context.CancelFunc
-	finished chan struct{} // closed when nothing is running any more
+	work            work
+	setting         setting // of its dispatches
 }
 
 // New checks the configuration and makes a dispatcher of it. Its error names
 // every target and field at fault, each an [*InvalidError]. The configuration is
-// copied.
+// copied. If New fails, it has closed nothing: a [Config.Queue] is still the caller's.
 func New(config Config) (*Dispatcher, error) {
 	d := &Dispatcher{
-		defaults:        config.Defaults.over(Policy{}),
-		transport:       config.Transport,
-		finished:        make(chan struct{}),
-		queue:           config.Queue,
-		telemetry:       newTelemetry(&config),
-		lookup:          config.Lookup,
-		maxPayloadBytes: cmp.Or(config.MaxPayloadBytes, defaultMaxPayloadBytes), validator: config.Validate,
-		onResult: config.OnResult, onDeadLetter: config.OnDeadLetter,
+		queue: config.Queue,
+		observer: &observer{
+			otel: otel.New(config.TracerProvider, config.MeterProvider, config.Propagator),
+			log:  log{config.Logger}, security: securityLog{config.SecurityLogger}, hooks: copyOf(config.Hooks),
+			onResult: config.OnResult, onDeadLetter: config.OnDeadLetter,
+		},
+		validator:       config.Validate,
+		maxPayloadBytes: cmp.Or(config.MaxPayloadBytes, defaultMaxPayloadBytes),
 	}
-	d.overtime, d.timeIsUp = context.WithCancel(context.Background()) //nolint:gosec // Close calls it
-	closing, hangUp := context.WithCancel(context.Background())
-	d.hangUp, d.lifetime = hangUp, closing
-	d.transports.make = func(guard *Guard, own *tls.Config) http.RoundTripper { return newTransport(closing, guard, own) }
-	if d.transport == nil {
-		d.transport, _ = d.transports.get(nil, nil) // fails for none
+	d.work.init()
+	d.setting = setting{observer: d.observer, gatesOf: d.targets.gatesOf, overtime: d.work.overtime}
+	connect := &transports{closing: d.work.closing}
+	d.targets.builder = builder{
+		defaults: config.Defaults.over(Policy{}), transport: config.Transport, transports: connect,
+		inject: d.observer.otel.Inject, lifetime: d.work.closing,
 	}
-	if err := d.defaults.check(); err != nil {
+	d.targets.lookup = config.Lookup
+	if config.Transport == nil {
+		d.targets.transport, _ = connect.get(nil, nil) // fails for none
+	}
+	if err := d.targets.defaults.check(); err != nil {
 		return nil, mapInvalid(err, func(e *InvalidError) { e.Field = "Defaults." + e.Field })
 	}
-	if err := d.setTargets(config.Targets); err != nil {
+	if err := d.targets.setAll(config.Targets); err != nil {
 		return nil, err
 	}
 	if d.queue == nil {
 		d.queue = NewMemoryQueue(MemoryLimits{})
 	}
-	d.running = 1
-	if err := d.queue.Start(worker{d}); err != nil {
+	if err := d.queue.Start(&Worker{deliver: d.deliver, done: d.done}); err != nil {
 		return nil, err
 	}
-	d.telemetry.metrics.observe(d)
+	d.observer.otel.Observe(d.gauges())
 	return d, nil
 }
 
@@ -158,9 +148,9 @@ func New(config Config) (*Dispatcher, error) {
 //
 // The results have an entry for every target. The error is [Results.Err], a
 // [*DispatchError], or nil if all required targets were delivered to. If the
-// dispatch cannot begin, nothing is sent and every target's entry is [Rejected]:
-// if the input cannot be used, the error matches [ErrInvalid] and is an
-// [*InvalidError] or several joined; after Close it matches [ErrClosed].
+// dispatch cannot begin, nothing is sent, every target's entry is [Rejected], and the
+// error is a [*RefusedError]: if the input cannot be used it matches [ErrInvalid] and
+// wraps one or several [*InvalidError]; after Close it matches [ErrClosed].
 //
 // Dispatch waits for optional targets, too. What nobody should wait for is for
 // [Dispatcher.Submit], or gets a short [Policy.Timeout].
@@ -168,87 +158,131 @@ func New(config Config) (*Dispatcher, error) {
 // When ctx ends, attempts under way are cut short and Dispatch returns at once.
 // Attempts to different targets are independent: none is cancelled because
 // another failed.
-func (d *Dispatcher) Dispatch(ctx context.Context, payload any, options ...Option) (Results, error) {
-	if err := d.begin(); err != nil {
-		return d.refuse(options, err), fmt.Errorf("fanout: %w", err)
+func (d *Dispatcher) Dispatch(ctx context.Context, payload any, options ...DispatchOption) (Results, error) {
+	o := dispatchOptions(options)
+	if err := d.work.begin(); err != nil {
+		return d.refuse(o, err), &RefusedError{err}
 	}
-	defer d.end()
-	s, err := d.plan(ctx, payload, options)
-	if err == nil {
-		err = s.terms.onlySubmit()
-	}
+	defer d.work.end()
+	p := new(Payload)
+	chosen, err := d.plan(ctx, p, payload, o)
 	if err != nil {
-		d.telemetry.securityInput(ctx, err)
-		return d.refuse(options, err), err
+		d.observer.inputRefused(ctx, err)
+		return d.refuse(o, err), &RefusedError{err}
 	}
-	results := d.runPlan(ctx, s)
-	err = s.err(results)
-	d.telemetry.logDispatch(ctx, s, results, err)
-	if s.graph != nil {
-		d.reportUndone(ctx, s, results)
+	results := d.run(ctx, p, chosen, o.quorum)
+	err = o.quorum.err(results)
+	d.observer.log.dispatch(ctx, p, results, err)
+	if chosen.graph != nil {
+		d.tellUndone(ctx, results)
 	}
 	return results, err
 }
 
-// BreakerState returns the state of a target's circuit breaker, and whether
-// the target is known: configured, or given in a call not long ago.
-func (d *Dispatcher) BreakerState(name string) (BreakerState, bool) {
-	if t, ok := d.registry.get(name); ok {
-		return t.gates.breaker.state(), true
+// Submit accepts the payload for delivery in the background and returns the
+// dispatch's ID at once. The deliveries keep the context's values, among them
+// the correlation ID, but neither its end nor its deadline: each has
+// [Policy.Timeout] from when it begins. What became of them is told to
+// [Config.OnResult] and [Config.OnDeadLetter].
+//
+// With the queue in memory a delivery waits, within its Timeout, while its target's
+// breaker is open or the retry budget spent, so that a short outage is ridden out.
+// It does not if half of the room for its target is taken, or while Close drains:
+// then it fails at once, and is a dead letter.
+//
+// If there is an error, it is a [*RefusedError], and nothing was accepted: the input is
+// refused as by [Dispatcher.Dispatch], the queue has no room ([ErrFull]) or failed, or
+// the dispatcher is closed ([ErrClosed]). An optional target without room refuses
+// nothing: it is [Rejected], and told like any other failure. With the queue in memory,
+// what was accepted is lost if the process dies; [Dispatcher.Close] waits for it.
+func (d *Dispatcher) Submit(ctx context.Context, payload any, options ...SubmitOption) (id string, err error) {
+	if err := d.work.begin(); err != nil {
+		return "", &RefusedError{err}
 	}
-	return d.named.breakerState(name)
+	defer d.work.end()
+	o := submitOptions(options)
+	s := new(submission)
+	chosen, err := d.plan(ctx, &s.payload, payload, o)
+	if err != nil {
+		d.observer.inputRefused(ctx, err)
+		return "", &RefusedError{err}
+	}
+	deliveries := s.deliveries(chosen, o.queue)
+	err = d.queue.Submit(ctx, deliveries)
+	if err != nil {
+		d.observer.submitRefused(ctx, err)
+		return "", &RefusedError{err}
+	}
+	for _, t := range chosen.targets {
+		d.observer.otel.Submitted(ctx, t.shown.Label)
+	}
+	return s.payload.ID, nil
 }
 
-func (d *Dispatcher) runPlan(ctx context.Context, s *Submission) Results {
-	if s.enough.successes > 0 {
-		return d.runUntilEnough(ctx, s)
+// SetTargets adds targets to those of [Config.Targets], or replaces those of the
+// same names. What is under way, or submitted, goes on with the old definitions. A
+// target whose URL and policy stay as they were keeps its breaker, bulkhead, rate
+// limit and retry budget; otherwise they start anew. If there is an error, as by
+// [New] or [ErrClosed], nothing has changed. An idle target costs about 2.8 KiB and
+// no goroutine.
+func (d *Dispatcher) SetTargets(targets ...Target) error {
+	if err := d.work.begin(); err != nil {
+		return &RefusedError{err}
 	}
-	return d.newDispatch(ctx, s.targets, s, s.graph).run()
-}
-
-func (d *Dispatcher) begin() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		return ErrClosed
+	defer d.work.end()
+	if err := d.targets.setAll(targets); err != nil {
+		d.observer.inputRefused(context.Background(), err)
+		return err
 	}
-	d.running++
+	d.observer.targetsSet(namesOf(targets))
 	return nil
 }
 
-// resume is begin for what is part of a dispatch that has begun.
-func (d *Dispatcher) resume() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.running++
+// RemoveTargets removes targets. What is under way to them, or submitted, goes
+// on. Unknown names are ignored.
+func (d *Dispatcher) RemoveTargets(names ...string) {
+	d.observer.targetsRemoved(d.targets.remove(names))
 }
 
-func (d *Dispatcher) end() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.running--
-	if d.running == 0 {
-		close(d.finished)
-		d.hangUp()
+// TargetNames are the names of all configured targets, in definition order.
+func (d *Dispatcher) TargetNames() []string { return slices.Clone(d.targets.everything().names) }
+
+// BreakerState returns the state of a target's circuit breaker, and whether
+// the target is known: configured, or given in a call not long ago.
+func (d *Dispatcher) BreakerState(name string) (BreakerState, bool) {
+	g, ok := d.targets.gatesNamed(name)
+	if !ok {
+		return "", false
 	}
+	return g.breaker.state(), true
+}
+
+// Snapshot returns how all configured targets are, for health checks and
+// dashboards.
+func (d *Dispatcher) Snapshot(ctx context.Context) Snapshot {
+	backlog, err := backlogOf(ctx, d.queue)
+	if err != nil {
+		d.observer.log.backlogUnknown(ctx, err)
+	}
+	return snapshot(d.targets.everything().targets, backlog, err)
 }
 
 // drainTimeout bounds a Close whose context has no deadline.
 const drainTimeout = 30 * time.Second
 
 // Close stops accepting, so that Dispatch and Submit fail with [ErrClosed], waits
-// for what was submitted and for dispatches under way, and closes the connections
-// of its own transport. It waits until ctx ends, at most 30 s if ctx has no
+// for what was submitted and for dispatches under way, and closes the queue and the
+// connections of its own transport. It waits until ctx ends, at most 30 s if ctx has no
 // deadline: give it less than whoever stops the process gives that, and more than
-// [Policy.Timeout] if a target that hangs is to use its time up. Deliveries of the queue in memory are then cut short, and an
-// [*UndeliveredError] has all that were not made, payloads included, in no order. So are
-// compensations, and what [EnoughLeaveRest] left, which is told to the hooks. Other dispatches
-// under way end with their own contexts; the error says how many there are.
+// [Policy.Timeout] if a target that hangs is to use its time up. Deliveries of the queue
+// in memory are then cut short, and an [*UndeliveredError] has all that were not made,
+// payloads included, in no order. So are compensations, and what [QuorumLeaveRest] left,
+// which is told to the hooks. Other dispatches under way end with their own contexts; the
+// error says how many there are.
 //
 // Call it after the last handler has returned, that is after
 // [net/http.Server.Shutdown], and not in a hook or a [Sender], for which it would
-// wait. It may be called more than once, and from several
-// goroutines.
+// wait. It may be called more than once, and from several goroutines.
 func (d *Dispatcher) Close(ctx context.Context) error {
 	if ctx == nil {
 		return errNilContext
@@ -258,52 +292,317 @@ func (d *Dispatcher) Close(ctx context.Context) error {
 		ctx, cancel = context.WithTimeout(ctx, drainTimeout)
 		defer cancel()
 	}
-	d.stopAccepting()
-	defer context.AfterFunc(ctx, d.timeIsUp)()
+	d.work.close()
+	defer context.AfterFunc(ctx, d.work.timeIsUp)()
 	err := d.queue.Close(ctx)
-	d.queueEnd.Do(func() { d.endQueue(ctx, err) })
-	select {
-	case <-d.finished:
-		return err
-	default:
-	}
-	select {
-	case <-d.finished:
-		return err
-	case <-ctx.Done():
-	}
-	select {
-	case <-d.finished:
-		return err
-	case <-time.After(cutShortGrace):
-		return errors.Join(err, d.leftRunning(ctx.Err()))
-	}
+	d.work.ending.Do(func() { d.endQueue(ctx, err) })
+	return join(err, d.work.wait(ctx))
 }
 
 func (d *Dispatcher) endQueue(ctx context.Context, err error) {
 	if left, ok := lone[*UndeliveredError](err); ok {
-		for _, u := range left.Left {
-			d.telemetry.metrics.count(ctx, d.telemetry.metrics.dropped, label{target: d.labelOf(u.Result.Target)})
+		for _, r := range left.Left {
+			d.observer.otel.Dropped(ctx, d.targets.label(r.Target))
 		}
 	}
-	d.telemetry.metrics.close()
-	d.end()
+	d.observer.otel.Close()
+	d.work.end()
 }
 
-func (d *Dispatcher) stopAccepting() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.closed = true
+var (
+	errNilContext = invalid("Context", "nil")
+	errNoPayload  = errors.New("the queue gave no payload")
+)
+
+// plan fills the payload in and checks all there is to check, so that nothing is sent if
+// anything is wrong.
+func (d *Dispatcher) plan(ctx context.Context, p *Payload, given any, o *options) (*selection, error) {
+	if ctx == nil {
+		return nil, errNilContext
+	}
+	chosen, err := d.targets.choose(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.fill(given); err != nil {
+		return nil, err
+	}
+	if err := chosen.allows(o); err != nil {
+		return nil, err
+	}
+	p.named = p.ID != ""
+	if !p.named {
+		p.ID = ids.New()
+	}
+	p.Key = cmp.Or(p.Key, p.ID)
+	p.CorrelationID = cmp.Or(p.CorrelationID, CorrelationID(ctx), p.ID)
+	return chosen, d.validate(ctx, p, chosen)
 }
 
-func (d *Dispatcher) closing() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.closed
+// refuse gives every target of a dispatch that was not begun its entry.
+func (d *Dispatcher) refuse(o *options, reason error) Results {
+	results := make(Results)
+	reject := func(name string, optional bool) {
+		one := unmade(nil, name, Rejected, reason)
+		one.Optional, one.position = optional, int32(len(results))
+		results[name] = one
+	}
+	if !o.chosen {
+		for _, t := range d.targets.everything().targets {
+			reject(t.Name, t.Optional)
+		}
+	}
+	for _, p := range o.picks {
+		t, known := d.targets.get(p.name)
+		reject(p.name, (p.definition != nil && p.definition.Optional) || (p.definition == nil && known && t.Optional))
+	}
+	return results
 }
 
-func (d *Dispatcher) leftRunning(err error) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return fmt.Errorf("fanout: closed with %d dispatches under way: %w", d.running, err)
+// validate looks at a payload before anything is sent.
+func (d *Dispatcher) validate(ctx context.Context, p *Payload, chosen *selection) error {
+	if err := p.checkSize(d.maxPayloadBytes); err != nil {
+		return err
+	}
+	var errs []error
+	if d.validator != nil {
+		errs = append(errs, p.checkBy(ctx, d.validator, ""))
+	}
+	for _, t := range chosen.targets {
+		if t.Validate != nil {
+			errs = append(errs, p.checkBy(ctx, t.Validate, t.Name))
+		}
+	}
+	return join(errs...)
+}
+
+func (d *Dispatcher) run(ctx context.Context, p *Payload, chosen *selection, q quorum) Results {
+	if q.successes > 0 {
+		return d.runQuorum(ctx, p, chosen, q)
+	}
+	made := newDispatch(ctx, d.setting, p, chosen)
+	var results Results
+	if chosen.graph == nil {
+		results = made.run()
+	} else {
+		results, _ = runChain(made, chosen.graph, nil)
+	}
+	d.observer.dispatchEnded(made.span, results, results.Err())
+	return results
+}
+
+func (d *Dispatcher) runQuorum(ctx context.Context, p *Payload, chosen *selection, q quorum) Results {
+	begin := func(ctx context.Context) *dispatch { return newDispatch(ctx, d.setting, p, chosen) }
+	ended := func(made *dispatch, results Results) { d.observer.dispatchEnded(made.span, results, q.err(results)) }
+	if !q.leaveRest {
+		return q.cutRest(ctx, begin, ended)
+	}
+	d.work.resume()
+	return q.leave(ctx, d.work.overtime, begin, func(ctx context.Context, made *dispatch, results Results, late []string) {
+		defer d.work.end()
+		ended(made, results)
+		for _, name := range late {
+			d.tellLate(ctx, results[name])
+		}
+	})
+}
+
+// submission is one payload that is being submitted, in one piece with its delivery if it
+// has one.
+type submission struct {
+	payload Payload
+	single  [1]Delivery
+}
+
+// deliveries are one for each target, or one for all if they depend on each other.
+func (s *submission) deliveries(chosen *selection, asked []QueueOption) []Delivery {
+	n := len(chosen.targets)
+	if chosen.graph != nil {
+		n = 1
+	}
+	deliveries := s.single[:]
+	if n > 1 {
+		deliveries = make([]Delivery, n)
+	}
+	now := time.Now()
+	for i := range deliveries {
+		deliveries[i] = Delivery{Payload: &s.payload, Named: s.payload.named, Submitted: now, Options: asked}
+		if chosen.graph != nil {
+			deliveries[i].Targets, deliveries[i].targets = chosen.names, chosen.targets
+			deliveries[i].Chained, deliveries[i].graph = true, chosen.graph
+			continue
+		}
+		deliveries[i].Targets, deliveries[i].targets = chosen.names[i:i+1:i+1], chosen.targets[i:i+1:i+1]
+		deliveries[i].Optional = chosen.targets[i].Optional
+		deliveries[i].position = int32(i)
+	}
+	return deliveries
+}
+
+// deliver makes one round of a queue's delivery.
+func (d *Dispatcher) deliver(ctx context.Context, dl *Delivery, r *Round) ([]Result, error) {
+	if dl.Payload == nil {
+		return dl.Results(Rejected, errNoPayload), nil
+	}
+	p := dl.Payload.whole()
+	chosen, err := d.chosenFor(ctx, dl)
+	if err != nil {
+		if r.Note == nil || !dl.Chained {
+			return dl.Results(Rejected, err), nil
+		}
+		return dl.Results(Rejected, err), unmade(dl.Payload, dl.Targets[0], Rejected, err).err
+	}
+	ctx, j := newJournal(ctx, r)
+	defer j.close()
+	s := d.setting
+	s.submitted, s.patience = true, r.Patient
+	made := newDispatch(ctx, s, p, chosen)
+	var results Results
+	var left error
+	if chosen.graph == nil {
+		results = made.run()
+	} else {
+		results, left = runChain(made, chosen.graph, j)
+	}
+	d.observer.dispatchEnded(made.span, results, results.Err())
+	all := results.Sorted()
+	for i := range all {
+		all[i].position += dl.position
+	}
+	return all, left
+}
+
+// chosenFor are the targets of a delivery, found by their names if it was made again.
+func (d *Dispatcher) chosenFor(ctx context.Context, dl *Delivery) (*selection, error) {
+	if dl.targets != nil {
+		return &selection{targets: dl.targets, names: dl.Targets, graph: dl.graph}, nil
+	}
+	return d.targets.chosen(ctx, dl.Targets, dl.Chained)
+}
+
+// done tells of a submitted delivery that has ended.
+func (d *Dispatcher) done(ctx context.Context, r Result) {
+	d.observer.settled(ctx, final{Result: r, label: d.targets.label(r.Target), queued: true, closing: d.work.isClosed()})
+}
+
+// tellLate tells of a delivery that was left to finish.
+func (d *Dispatcher) tellLate(ctx context.Context, r Result) {
+	d.observer.settled(ctx, final{Result: r, label: d.targets.label(r.Target)})
+}
+
+// tellUndone tells of what a failed saga left behind, though its caller has the results.
+func (d *Dispatcher) tellUndone(ctx context.Context, results Results) {
+	for _, r := range results.Sorted() {
+		if r.Outcome == CompensationFailed {
+			d.observer.settled(ctx, final{Result: r, label: d.targets.label(r.Target), known: true})
+		}
+	}
+}
+
+// gauges are read when metrics are collected.
+func (d *Dispatcher) gauges() otel.Observer {
+	return otel.Observer{
+		Targets: func() []otel.Gauges { return gaugesOf(d.targets.everything().targets) },
+		Queue: func(ctx context.Context) (map[string]otel.Backlog, error) {
+			backlog, err := backlogOf(ctx, d.queue)
+			if err != nil || backlog == nil {
+				return nil, err
+			}
+			return byLabel(backlog, d.TargetNames(), d.targets.label), nil
+		},
+	}
+}
+
+// work is what is under way, for Close to wait for.
+type work struct {
+	mu       sync.Mutex
+	running  int // dispatches under way, and the queue
+	closed   bool
+	finished chan struct{} // closed when nothing is running any more
+	ending   sync.Once     // what Close does when the queue has ended
+
+	overtime context.Context // ends when Close has waited long enough
+	timeIsUp context.CancelFunc
+	closing  context.Context // ends when nothing is running any more
+	hangUp   context.CancelFunc
+}
+
+// init counts the queue as under way.
+func (w *work) init() {
+	w.running = 1
+	w.finished = make(chan struct{})
+	w.overtime, w.timeIsUp = context.WithCancel(context.Background())
+	w.closing, w.hangUp = context.WithCancel(context.Background())
+}
+
+// begin counts one more that is under way.
+func (w *work) begin() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return ErrClosed
+	}
+	w.running++
+	return nil
+}
+
+// resume is begin for what is part of something that has begun.
+func (w *work) resume() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.running++
+}
+
+func (w *work) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.running--
+	if w.running == 0 {
+		close(w.finished)
+		w.hangUp()
+	}
+}
+
+// close lets nothing more begin.
+func (w *work) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+}
+
+func (w *work) isClosed() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.closed
+}
+
+// wait returns when all has ended, or shortly after ctx has.
+func (w *work) wait(ctx context.Context) error {
+	select {
+	case <-w.finished:
+		return nil
+	default:
+	}
+	select {
+	case <-w.finished:
+		return nil
+	case <-ctx.Done():
+	}
+	select {
+	case <-w.finished:
+		return nil
+	case <-time.After(cutShortGrace):
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return fmt.Errorf("fanout: closed with %d dispatches under way: %w", w.running, ctx.Err())
+}
+
+// copyOf keeps what a pointer points to from being changed by its owner.
+func copyOf[T any](p *T) *T {
+	if p == nil {
+		return nil
+	}
+	own := *p
+	return &own
 }

@@ -62,7 +62,7 @@ func to(t *testing.T, target fanout.Target, policy fanout.Policy) fanout.Result 
 // assertNeverSent holds that even a request that must not arrive twice was retried.
 func assertNeverSent(t *testing.T, r fanout.Result) {
 	t.Helper()
-	assert.Equal(t, fanout.Failed, r.Outcome, "%v", r.Err)
+	assert.Equal(t, fanout.Failed, r.Outcome, "%v", r.Err())
 	assert.Len(t, r.Attempts, 3)
 }
 
@@ -81,7 +81,7 @@ func TestFaultConnectThatGoesNowhere(t *testing.T) {
 		}}
 		r := to(t, fanout.Target{URL: "http://crm.example", Transport: nowhere}, fanout.Policy{Idempotency: unkeyed.Idempotency})
 		assertNeverSent(t, r)
-		require.ErrorIs(t, r.Err, os.ErrDeadlineExceeded)
+		require.ErrorIs(t, r.Err(), os.ErrDeadlineExceeded)
 	})
 }
 
@@ -104,7 +104,7 @@ func TestFaultResetAfterTheRequest(t *testing.T) {
 			crm := fanouttest.NewTarget(t, step)
 			r := to(t, crm.Target("crm"), unkeyed)
 			assert.Equal(t, fanout.Unknown, r.Outcome)
-			require.ErrorIs(t, r.Err, fanout.ErrNotIdempotent)
+			require.ErrorIs(t, r.Err(), fanout.ErrNotIdempotent)
 			assert.Equal(t, 1, crm.Count())
 
 			crm = fanouttest.NewTarget(t, step, fanouttest.Status(http.StatusOK))
@@ -120,7 +120,7 @@ func TestFaultPartitionInTheMiddleOfACall(t *testing.T) {
 		crm := fanouttest.NewMemoryTarget(t, fanouttest.Hang())
 		r := to(t, crm.Target("crm"), fanout.Policy{Retry: fanout.Retry{MaxAttempts: 2}})
 		assert.Equal(t, fanout.Unknown, r.Outcome)
-		require.ErrorIs(t, r.Err, fanout.ErrAttemptTimeout)
+		require.ErrorIs(t, r.Err(), fanout.ErrAttemptTimeout)
 		for _, a := range r.Attempts {
 			assert.Equal(t, 10*time.Second, a.Duration)
 		}
@@ -149,11 +149,11 @@ func TestFaultDNS(t *testing.T) {
 			r := to(t, fanout.Target{URL: "http://crm.invalid", Transport: transport}, unkeyed)
 			assertNeverSent(t, r)
 			if name == "slow" {
-				require.EqualError(t, r.Err, "crm: given up after 3 attempts: attempt timeout")
+				require.EqualError(t, r.Err(), "crm: given up after 3 attempts: attempt timeout")
 				return
 			}
 			var dns *net.DNSError
-			require.ErrorAs(t, r.Err, &dns)
+			require.ErrorAs(t, r.Err(), &dns)
 			assert.Equal(t, "crm.invalid", dns.Name)
 		})
 	}
@@ -176,8 +176,8 @@ func TestFaultCertificate(t *testing.T) {
 			r := to(t, fanout.Target{URL: server.URL, Transport: transport}, keyed)
 			assert.Equal(t, fanout.Failed, r.Outcome)
 			assert.Len(t, r.Attempts, 1)
-			require.ErrorIs(t, r.Err, fanout.ErrNotRetried)
-			require.ErrorContains(t, r.Err, test.says)
+			require.ErrorIs(t, r.Err(), fanout.ErrNotRetried)
+			require.ErrorContains(t, r.Err(), test.says)
 		})
 	}
 }
@@ -186,7 +186,7 @@ func TestFaultHandshakeThatStalls(t *testing.T) {
 	address := listener(t, func(*net.TCPConn) {})
 	r := to(t, fanout.Target{URL: "https://" + address}, unkeyed)
 	assertNeverSent(t, r)
-	require.ErrorIs(t, r.Err, fanout.ErrAttemptTimeout)
+	require.ErrorIs(t, r.Err(), fanout.ErrAttemptTimeout)
 }
 
 func TestFaultClientCertificateRotatedOnDisk(t *testing.T) {
@@ -223,7 +223,7 @@ func TestFaultAByteASecond(t *testing.T) {
 				crm := fanouttest.NewMemoryTarget(t, step)
 				r := to(t, crm.Target("crm"), fanout.Policy{Retry: fanout.Retry{MaxAttempts: 1}})
 				assert.Equal(t, fanout.Unknown, r.Outcome)
-				require.ErrorIs(t, r.Err, fanout.ErrAttemptTimeout)
+				require.ErrorIs(t, r.Err(), fanout.ErrAttemptTimeout)
 				assert.Equal(t, 10*time.Second, r.Duration)
 			})
 		})
@@ -241,7 +241,7 @@ func TestFaultAnswersWithoutEnd(t *testing.T) {
 			for connections := 1; connections <= 2; connections++ {
 				r := dispatch(t.Context(), d)["crm"]
 				assert.Equal(t, fanout.Unknown, r.Outcome)
-				require.ErrorIs(t, r.Err, fanout.ErrResponseTooLarge)
+				require.ErrorIs(t, r.Err(), fanout.ErrResponseTooLarge)
 				assert.Len(t, r.Attempts, 1)
 				assert.Equal(t, connections, crm.Connections(), "it is not used again")
 			}
@@ -253,7 +253,7 @@ func TestFaultThousandsOfHeaderLines(t *testing.T) {
 	crm := fanouttest.NewTarget(t, fanouttest.Headers(5000))
 	r := to(t, crm.Target("crm"), unkeyed)
 	assert.Equal(t, fanout.Unknown, r.Outcome)
-	require.ErrorContains(t, r.Err, "headers exceeded 65536 bytes")
+	require.ErrorContains(t, r.Err(), "headers exceeded 65536 bytes")
 }
 
 func TestFaultThrottledWithRetryAfter(t *testing.T) {
@@ -261,7 +261,7 @@ func TestFaultThrottledWithRetryAfter(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			crm := fanouttest.NewMemoryTarget(t, fanouttest.RetryAfter(status, "9"), fanouttest.Status(http.StatusOK))
 			r := to(t, crm.Target("crm"), fanout.Policy{})
-			require.NoError(t, r.Err)
+			require.NoError(t, r.Err())
 			assert.GreaterOrEqual(t, r.Duration, 9*time.Second)
 		})
 	}
@@ -271,7 +271,7 @@ func TestFaultRetryAfterBeyondTheDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := to(t, fanouttest.NewMemoryTarget(t, fanouttest.RetryAfter(429, "31")).Target("crm"), fanout.Policy{})
 		assert.Zero(t, r.Duration)
-		require.EqualError(t, r.Err, "crm: no time left to retry after 1 attempt: 429 Too Many Requests, retry after 31s")
+		require.EqualError(t, r.Err(), "crm: no time left to retry after 1 attempt: 429 Too Many Requests, retry after 31s")
 	})
 }
 
@@ -285,7 +285,7 @@ func TestFaultRetryAfterThatMeansNothing(t *testing.T) {
 			for range 10 {
 				r = dispatch(t.Context(), d)["crm"]
 			}
-			require.ErrorIs(t, r.Err, fanout.ErrRetryBudget, "and budgeted")
+			require.ErrorIs(t, r.Err(), fanout.ErrRetryBudget, "and budgeted")
 		})
 	}
 }
@@ -337,7 +337,7 @@ func TestFaultOKThatSaysError(t *testing.T) {
 	}
 	r := to(t, target, keyed)
 	assert.Equal(t, fanout.Failed, r.Outcome)
-	require.EqualError(t, r.Err, "crm: not retried after 1 attempt: not ok")
+	require.EqualError(t, r.Err(), "crm: not retried after 1 attempt: not ok")
 }
 
 func TestFaultStormOf503(t *testing.T) {
@@ -387,7 +387,7 @@ func TestFaultCallerCancels(t *testing.T) {
 				assert.Equal(t, test.outcome, r.Outcome)
 				assert.Len(t, r.Attempts, test.attempts)
 				assert.Equal(t, at, r.Duration, "at once")
-				require.ErrorIs(t, r.Err, context.Canceled)
+				require.ErrorIs(t, r.Err(), context.Canceled)
 				assert.Equal(t, fanout.BreakerClosed, stateOf(t, d))
 				assert.Equal(t, fanout.Delivered, dispatch(t.Context(), d)["crm"].Outcome, "the permit is back")
 			})

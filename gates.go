@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,7 +29,7 @@ type idleness struct {
 
 func newGates(p Policy) *gates {
 	return &gates{
-		keep:      p.memory(),
+		keep:      max(sweepEvery, p.memory()),
 		breaker:   newBreaker(p.Breaker),
 		bulkhead:  newBulkhead(p.Bulkhead),
 		rateLimit: newRateLimit(p.RateLimit),
@@ -41,17 +42,6 @@ func newGates(p Policy) *gates {
 // at least.
 const sweepEvery = 10 * time.Minute
 
-// memory is how long a policy's gates remember anything: an open breaker, a
-// window of failures, an empty bucket.
-func (p Policy) memory() time.Duration {
-	longest := max(sweepEvery, p.Breaker.Window, p.Breaker.OpenFor+p.Breaker.OpenFor/10)
-	if p.RateLimit.PerSecond > 0 {
-		refill := float64(p.RateLimit.Burst) / p.RateLimit.PerSecond
-		longest = max(longest, time.Duration(min(refill, longestDuration.Seconds())*float64(time.Second)))
-	}
-	return longest
-}
-
 // namedGates keeps the gates of targets given in the call, by name, and forgets
 // those no longer used, so that a million one-off destinations leak nothing.
 type namedGates struct {
@@ -60,18 +50,18 @@ type namedGates struct {
 	swept  time.Time
 }
 
-func (n *namedGates) acquire(t *target) *gates {
+func (n *namedGates) acquire(name string, p Policy) *gates {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.sweep(time.Now())
-	g := n.byName[t.Name]
+	g := n.byName[name]
 	if g == nil {
 		if n.byName == nil {
 			n.byName = make(map[string]*gates)
 		}
-		g = newGates(t.policy)
+		g = newGates(p)
 		g.idle = &idleness{owner: n}
-		n.byName[t.Name] = g
+		n.byName[name] = g
 	}
 	g.idle.users++
 	return g
@@ -100,12 +90,38 @@ func (n *namedGates) sweep(now time.Time) {
 	}
 }
 
-func (n *namedGates) breakerState(name string) (BreakerState, bool) {
+func (n *namedGates) get(name string) (*gates, bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	g, ok := n.byName[name]
-	if !ok {
-		return "", false
+	return g, ok
+}
+
+// tally is what came of a name's deliveries so far.
+type tally struct {
+	inFlight          atomic.Int64
+	attempts, retries atomic.Uint64
+	outcomes          [len(outcomeNames)]atomic.Uint64
+	lastError         atomic.Pointer[lastError]
+}
+
+type lastError struct {
+	class string
+	at    time.Time
+}
+
+func (t *tally) sent(again bool) {
+	t.inFlight.Add(1)
+	t.attempts.Add(1)
+	if again {
+		t.retries.Add(1)
 	}
-	return g.breaker.state(), true
+}
+
+// ended counts a delivery; class is that of an error worth remembering, or empty.
+func (t *tally) ended(outcome Outcome, class string) {
+	t.outcomes[outcome].Add(1)
+	if class != "" {
+		t.lastError.Store(&lastError{class, time.Now()})
+	}
 }

@@ -75,7 +75,7 @@ func (g *Guard) rules() *guard.Rules {
 // checkURL blocks what can be known before anything is dialled, for a proxy hides
 // the rest.
 func (g *Guard) checkURL(u *url.URL) error {
-	return blocked(g.rules().Host(u.Hostname(), uint16(portOf(u)))) //nolint:gosec // URLs are checked for it
+	return blocked(g.rules().Host(u.Hostname(), uint16(guard.Port(u)))) //nolint:gosec // URLs are checked for it
 }
 
 // control is for a dialler, which calls it with each address before connecting.

@@ -47,9 +47,9 @@ func TestGuard_KnowsAddressesInAnySpelling(t *testing.T) {
 		d := newDispatcher(t, fanout.Target{Name: "hook", URL: "http://" + host + "/", Guard: guard})
 		r := dispatch(t.Context(), d)["hook"]
 		if public {
-			require.NoError(t, r.Err, host)
+			require.NoError(t, r.Err(), host)
 		} else {
-			require.ErrorIs(t, r.Err, fanout.ErrAddressBlocked, host)
+			require.ErrorIs(t, r.Err(), fanout.ErrAddressBlocked, host)
 		}
 	}
 }
@@ -90,11 +90,11 @@ func TestGuard_LooksAtWhatIsDialled(t *testing.T) {
 		target := fanout.Target{Name: "hook", URL: test.url, Guard: &test.guard}
 		r := dispatch(t.Context(), newDispatcher(t, target))["hook"]
 		if test.want == "" {
-			require.NoError(t, r.Err, name)
+			require.NoError(t, r.Err(), name)
 			continue
 		}
-		require.ErrorContains(t, r.Err, test.want, name)
-		require.ErrorIs(t, r.Err, fanout.ErrAddressBlocked, name)
+		require.ErrorContains(t, r.Err(), test.want, name)
+		require.ErrorIs(t, r.Err(), fanout.ErrAddressBlocked, name)
 		assert.Equal(t, fanout.Failed, r.Outcome, name)
 		assert.Len(t, r.Attempts, 1, "%s: not retried", name)
 		assert.Zero(t, reached, name)
@@ -105,8 +105,8 @@ func TestGuard_TargetsUseNobodyElsesConnections(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	defer server.Close()
 	d := newDispatcher(t, fanout.Target{Name: "own", URL: server.URL}, fanout.Target{Name: "hook", URL: server.URL, Guard: &fanout.Guard{AnyPort: true}})
-	require.NoError(t, dispatch(t.Context(), d, fanout.To("own"))["own"].Err, "whose connection is now idle")
-	require.ErrorIs(t, dispatch(t.Context(), d, fanout.To("hook"))["hook"].Err, fanout.ErrAddressBlocked)
+	require.NoError(t, dispatch(t.Context(), d, fanout.To("own"))["own"].Err(), "whose connection is now idle")
+	require.ErrorIs(t, dispatch(t.Context(), d, fanout.To("hook"))["hook"].Err(), fanout.ErrAddressBlocked)
 }
 
 func TestGuard_AProxyIsOnlyUsedOnPurpose(t *testing.T) {
@@ -122,10 +122,10 @@ func TestGuard_AProxyIsOnlyUsedOnPurpose(t *testing.T) {
 		asked = ""
 		r := dispatch(t.Context(), newDispatcher(t, fanout.Target{Name: "hook", URL: address, Guard: guard}))["hook"]
 		if blocked {
-			require.ErrorIs(t, r.Err, fanout.ErrAddressBlocked, address)
+			require.ErrorIs(t, r.Err(), fanout.ErrAddressBlocked, address)
 			assert.Empty(t, asked)
 		} else {
-			require.NoError(t, r.Err)
+			require.NoError(t, r.Err())
 			assert.Equal(t, address, asked)
 		}
 	}
@@ -138,14 +138,14 @@ func TestGuard_WhatAProxySaysIsNotRepeated(t *testing.T) {
 	})
 	guard := &fanout.Guard{Proxy: &url.URL{Scheme: "http", Host: proxy}}
 	r := to(t, fanout.Target{Name: "hook", URL: "https://hook.example", Guard: guard}, once)
-	require.ErrorContains(t, r.Err, "proxy: 407 Proxy Authentication Required")
-	assert.NotContains(t, r.Err.Error(), "s3cr3t")
+	require.ErrorContains(t, r.Err(), "proxy: 407 Proxy Authentication Required")
+	assert.NotContains(t, r.Err().Error(), "s3cr3t")
 }
 
 func TestGuard_AProxyOverTLSIsNotShownTheCertificateForTheTarget(t *testing.T) {
 	guard := &fanout.Guard{Proxy: &url.URL{Scheme: "https", Host: "127.0.0.1:1"}}
 	r := to(t, fanout.Target{Name: "hook", URL: "https://hook.example", Guard: guard, TLS: &fanout.TLS{}}, once)
-	require.ErrorContains(t, r.Err, "an https proxy cannot be used together with TLS settings of a target")
+	require.ErrorContains(t, r.Err(), "an https proxy cannot be used together with TLS settings of a target")
 }
 
 func TestGuard_EqualGuardsShareConnections(t *testing.T) {
@@ -173,7 +173,7 @@ func TestGuard_ChangedLaterGuardsAsBefore(t *testing.T) {
 	guard := &fanout.Guard{AnyPort: true, Deny: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}
 	d := newDispatcher(t, fanout.Target{Name: "hook", URL: server.URL, Guard: guard})
 	guard.Deny[0], guard.Allow = netip.MustParsePrefix("10.0.0.0/8"), []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
-	require.ErrorContains(t, dispatch(t.Context(), d)["hook"].Err, "127.0.0.1 is in Guard.Deny")
+	require.ErrorContains(t, dispatch(t.Context(), d)["hook"].Err(), "127.0.0.1 is in Guard.Deny")
 }
 
 func TestGuard_ThatCannotWorkIsRefused(t *testing.T) {
@@ -191,7 +191,7 @@ func TestGuard_ThatCannotWorkIsRefused(t *testing.T) {
 func TestGuard_ABlockedAddressSaysNothingAboutTheTarget(t *testing.T) {
 	d := newDispatcher(t, fanout.Target{Name: "hook", URL: "http://10.0.0.1", Guard: fanout.PublicOnly(), Policy: fanout.Policy{Breaker: fanout.Breaker{ConsecutiveFailures: 1}}})
 	for range 3 {
-		require.ErrorIs(t, dispatch(context.Background(), d)["hook"].Err, fanout.ErrAddressBlocked)
+		require.ErrorIs(t, dispatch(context.Background(), d)["hook"].Err(), fanout.ErrAddressBlocked)
 	}
 	state, _ := d.BreakerState("hook")
 	assert.Equal(t, fanout.BreakerClosed, state)

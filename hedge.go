@@ -84,134 +84,88 @@ func (h *hedging) patience() (time.Duration, bool) {
 	return latest[int(math.Ceil(h.Quantile*float64(len(latest))))-1], true
 }
 
-// attemptOrHedge makes one attempt, and another beside it if that is slow.
-func (dl *delivery) attemptOrHedge() error {
-	h := dl.gates.hedging
-	if h == nil || !dl.target.repeatable() || len(dl.attempts)+1 >= dl.target.policy.Retry.MaxAttempts {
-		return dl.attempt()
-	}
-	patience, ok := h.patience()
-	if !ok {
-		return dl.attempt()
-	}
-	r := &race{delivery: dl, ended: make(chan *runner, 2)}
-	r.run(patience)
-	return r.conclude()
-}
-
-// race is an attempt and its hedge.
+// race is an attempt and its hedge: two trials, of which one counts.
 type race struct {
-	*delivery
-	runners []*runner // the attempt, and then the hedge
-	ended   chan *runner
-}
+	turns   [2]turn
+	clock   *clock
+	budget  *budget
+	try     func(*trial, turn)
+	refused func() // tells of a hedge that was not paid for
 
-// runner is a delivery of one attempt, on a goroutine of its own.
-type runner struct {
-	delivery
-	cancel context.CancelCauseFunc
-	done   bool  // the race may look at it
-	err    error // why nothing was sent
+	trials  [2]trial
+	started int
+	done    [2]bool // the trial may be looked at
+	ended   chan int
+	cancel  [2]context.CancelCauseFunc
 }
 
 var errOutrun = fmt.Errorf("%w: the other attempt won", context.Canceled)
 
-// run returns when all runners have ended.
-func (r *race) run(patience time.Duration) {
-	r.start(r.kind)
-	timer := time.NewTimer(patience)
+// run returns when all trials have ended.
+func (r *race) run(after time.Duration) {
+	r.start()
+	timer := time.NewTimer(after)
 	defer timer.Stop()
 	for running := 1; running > 0; {
 		select {
 		case <-timer.C:
-			if r.gates.budget.take() {
-				r.start(HedgeAttempt)
-				running++
-			} else {
-				r.tellRefusedRetry()
+			if !r.budget.take() {
+				r.refused()
+				continue
 			}
-		case one := <-r.ended:
+			r.start()
+			running++
+		case i := <-r.ended:
 			running--
-			one.done = true
+			r.done[i] = true
 			if r.winner() != nil {
 				r.stopAll()
 			}
 		}
 	}
-}
-
-func (r *race) start(kind AttemptKind) {
-	one := &runner{delivery: *r.delivery}
-	var ctx context.Context
-	ctx, one.cancel = context.WithCancelCause(r.clock.total())
-	one.clock = &clock{ctx: ctx, started: r.clock.started, timeout: -1, attemptTimeout: r.clock.attemptTimeout}
-	one.kind, one.ahead, one.paid = kind, uint8(len(r.runners)), kind == HedgeAttempt || r.paid //nolint:gosec // there are two at most
-	one.queued, one.attempts, one.response = true, slices.Clip(r.attempts), nil
-	if r.spans != nil {
-		one.spans = &deliverySpans{delivery: r.spans.delivery}
+	r.stopAll()
+	if r.started == 2 && r.trials[1].unsent != nil {
+		r.budget.giveBack()
 	}
-	r.runners = append(r.runners, one)
+}
+
+// start makes a trial on a goroutine of its own, which user code may end.
+func (r *race) start() {
+	i := r.started
+	r.started++
+	var ctx context.Context
+	ctx, r.cancel[i] = context.WithCancelCause(r.clock.total())
 	go func() {
-		defer func() { r.ended <- one }()
-		one.run()
+		defer func() { r.ended <- i }()
+		n := r.turns[i]
+		n.whole = ctx
+		r.try(&r.trials[i], n)
 	}()
 }
 
-// run makes the attempt, whatever user code does.
-func (one *runner) run() {
-	one.err = ErrGoexit // unless attempt returns or panics
-	defer func() {
-		if p := recover(); p != nil {
-			one.err = newPanicError(p)
-		}
-		if one.abandon(one.err) {
-			one.err = nil
-		}
-	}()
-	one.err = one.attempt()
-}
-
-func (r *race) winner() *runner {
-	for _, one := range r.runners {
-		if one.done && len(one.attempts) > len(r.attempts) && one.verdict.reach == delivered {
-			return one
+func (r *race) winner() *trial {
+	for i := range r.trials {
+		if r.done[i] && r.trials[i].delivers() {
+			return &r.trials[i]
 		}
 	}
 	return nil
 }
 
 func (r *race) stopAll() {
-	for _, one := range r.runners {
-		one.cancel(errOutrun)
+	for _, cancel := range r.cancel[:r.started] {
+		cancel(errOutrun)
 	}
 }
 
-// conclude makes one story of it. If none won, the first attempt's failure counts,
-// unless it was not sent.
-func (r *race) conclude() error {
-	r.stopAll()
-	dl, first := r.delivery, r.runners[0]
-	tells := r.winner()
-	if tells == nil {
-		tells = first
+// counts is the trial that decides what comes next: a success, or else the first
+// one's failure, unless it was not sent.
+func (r *race) counts() *trial {
+	if winner := r.winner(); winner != nil {
+		return winner
 	}
-	made := len(dl.attempts)
-	dl.paid = false
-	for _, one := range r.runners {
-		if len(one.attempts) > made {
-			dl.attempts = append(dl.attempts, one.attempts[made])
-			if len(tells.attempts) == made {
-				tells = one
-			}
-		}
-		if one.paid {
-			dl.gates.budget.giveBack()
-		}
-		dl.effect = dl.effect || one.effect
-		dl.refreshed = dl.refreshed || one.refreshed
-		dl.response = cmp.Or(one.response, dl.response)
+	if r.started == 2 && r.trials[0].unsent != nil && r.trials[1].unsent == nil {
+		return &r.trials[1]
 	}
-	dl.response = cmp.Or(tells.response, dl.response)
-	dl.verdict, dl.exchange = tells.verdict, tells.exchange
-	return tells.err
+	return &r.trials[0]
 }

@@ -63,7 +63,7 @@ func TestASlowAttemptIsHedgedAndTheFirstSuccessWins(t *testing.T) {
 		assert.Equal(t, []fanout.AttemptKind{0, fanout.HedgeAttempt}, []fanout.AttemptKind{r.Attempts[0].Kind, r.Attempts[1].Kind})
 		require.ErrorIs(t, r.Attempts[0].Err, context.Canceled, "the loser was cut short")
 		require.NoError(t, r.Attempts[1].Err)
-		assert.Equal(t, r.DispatchID+":crm.2", r.Attempts[1].RequestID)
+		assert.Equal(t, r.Payload.ID+":crm.2", r.Attempts[1].RequestID)
 		original, hedge := <-keys, <-keys
 		assert.Equal(t, original, hedge, "the same key on both")
 		state, _ := d.BreakerState("crm")
@@ -102,7 +102,7 @@ func TestIfBothFailTheRetryFollows(t *testing.T) {
 		r := dispatch(t.Context(), newDispatcher(t, hedged(via("crm", turns(delayed(2*time.Second, answering(503)), delayed(3*time.Second, answering(500)), answering(201))), fanout.Hedge{After: time.Second})))["crm"]
 		assert.Equal(t, fanout.Delivered, r.Outcome)
 		assert.Equal(t, []int{503, 500, 201}, statusesOf(r))
-		assert.Equal(t, r.DispatchID+":crm.3", r.Attempts[2].RequestID)
+		assert.Equal(t, r.Payload.ID+":crm.3", r.Attempts[2].RequestID)
 	})
 }
 
@@ -175,6 +175,6 @@ func TestTheCallersCancelEndsBothAttempts(t *testing.T) {
 		assert.Equal(t, 2*time.Second, time.Since(began))
 		assert.Equal(t, fanout.Unknown, r.Outcome)
 		assert.Len(t, r.Attempts, 2)
-		require.ErrorIs(t, r.Err, context.DeadlineExceeded)
+		require.ErrorIs(t, r.Err(), context.DeadlineExceeded)
 	})
 }

@@ -22,14 +22,14 @@ func TestWhatFailedIsNamedWhileItsHookHangs(t *testing.T) {
 		block := make(chan struct{})
 		d, err := fanout.New(fanout.Config{
 			Targets:  []fanout.Target{via("crm", answering(400))},
-			OnResult: func(context.Context, *fanout.Submission, fanout.Result) { <-block },
+			OnResult: func(context.Context, fanout.Result) { <-block },
 		})
 		require.NoError(t, err)
 		submit(t, d)
 		var left *fanout.UndeliveredError
 		require.ErrorAs(t, d.Close(context.Background()), &left)
 		require.Len(t, left.Left, 1)
-		assert.Equal(t, fanout.Failed, left.Left[0].Result.Outcome)
+		assert.Equal(t, fanout.Failed, left.Left[0].Outcome)
 		close(block)
 		synctest.Wait()
 	})
@@ -115,11 +115,11 @@ func TestAHookThatHangsForOneTargetHoldsUpNoOther(t *testing.T) {
 		analytics := optional(with(via("analytics", hanging), fanout.Policy{Timeout: time.Hour, AttemptTimeout: -1}))
 		d, err := fanout.New(fanout.Config{
 			Targets: []fanout.Target{analytics, via("crm", answering(200))},
-			OnResult: func(_ context.Context, s *fanout.Submission, r fanout.Result) {
+			OnResult: func(_ context.Context, r fanout.Result) {
 				if r.Target == "analytics" {
 					<-block
 				}
-				crm <- s.DispatchID
+				crm <- r.Payload.ID
 			},
 		})
 		require.NoError(t, err)
@@ -143,13 +143,14 @@ func TestASubmissionMayBeCopied(t *testing.T) {
 	var results fanouttest.Results
 	d := newWith(t, fanout.Config{
 		Targets: []fanout.Target{via("a", answering(200)), via("b", answering(200)), via("c", answering(200))},
-		OnResult: func(ctx context.Context, s *fanout.Submission, r fanout.Result) {
-			kept := *s
-			results.OnResult(ctx, &kept, r)
+		OnResult: func(ctx context.Context, r fanout.Result) {
+			kept := *r.Payload
+			r.Payload = &kept
+			results.OnResult(ctx, r)
 		},
 	})
 	for range 50 {
-		_, err := results.Wait(t.Context(), submit(t, d))
+		_, err := results.Wait(t.Context(), submit(t, d), "a", "b", "c")
 		require.NoError(t, err)
 	}
 }
@@ -162,7 +163,7 @@ func (raging) Handle(context.Context, slog.Record) error { panic("disk full") }
 func TestALogThatPanicsWhileAHookDoesIsContained(t *testing.T) {
 	d := newWith(t, fanout.Config{
 		Targets: []fanout.Target{via("crm", answering(200))}, Logger: slog.New(raging{slog.Default().Handler()}),
-		OnResult: func(context.Context, *fanout.Submission, fanout.Result) { panic("hook") },
+		OnResult: func(context.Context, fanout.Result) { panic("hook") },
 	})
 	submit(t, d)
 }

@@ -67,9 +67,9 @@ func TestWhatAPeerEchoesIsInNoError(t *testing.T) {
 			target.URL += "/hook/" + secret + "?token=" + secret
 			target.Header = http.Header{"Authorization": {"Bearer " + secret}}
 			r := to(t, target, keyed)
-			require.Error(t, r.Err)
-			assert.NotContains(t, r.Err.Error(), secret)
-			assert.Contains(t, r.Err.Error(), "malformed", "but what is wrong is")
+			require.Error(t, r.Err())
+			assert.NotContains(t, r.Err().Error(), secret)
+			assert.Contains(t, r.Err().Error(), "malformed", "but what is wrong is")
 		})
 	}
 }
@@ -80,8 +80,8 @@ func TestAnAuthenticatorsAddressIsInNoError(t *testing.T) {
 		return fmt.Errorf("token: %w", &url.Error{Op: "Post", URL: "https://auth.example/?secret=s3cr3t", Err: io.ErrUnexpectedEOF})
 	})
 	r := to(t, target, keyed)
-	require.EqualError(t, r.Err, "crm: authentication failed: token: Post: unexpected EOF")
-	require.ErrorIs(t, r.Err, io.ErrUnexpectedEOF)
+	require.EqualError(t, r.Err(), "crm: authentication failed: token: Post: unexpected EOF")
+	require.ErrorIs(t, r.Err(), io.ErrUnexpectedEOF)
 }
 
 func TestAnAddressInAPanicIsInNoError(t *testing.T) {
@@ -89,12 +89,12 @@ func TestAnAddressInAPanicIsInNoError(t *testing.T) {
 	target := via("crm", answering(200))
 	target.Auth = fanout.AuthenticatorFunc(func(context.Context, *http.Request) error { panic(leaking) })
 	r := to(t, target, keyed)
-	require.ErrorContains(t, r.Err, "panic: Post: unexpected EOF")
-	require.ErrorIs(t, r.Err, io.ErrUnexpectedEOF)
+	require.ErrorContains(t, r.Err(), "panic: Post: unexpected EOF")
+	require.ErrorIs(t, r.Err(), io.ErrUnexpectedEOF)
 
 	r = to(t, senderOf(nil, fmt.Errorf("slack: %w", leaking)), once)
-	require.ErrorContains(t, r.Err, "slack: Post: unexpected EOF")
-	for _, err := range []error{r.Err, r.Attempts[0].Err} {
+	require.ErrorContains(t, r.Err(), "slack: Post: unexpected EOF")
+	for _, err := range []error{r.Err(), r.Attempts[0].Err} {
 		assert.NotContains(t, err.Error(), "s3cr3t")
 	}
 }
@@ -108,7 +108,7 @@ func TestABodyThatGoesNowhereEnds(t *testing.T) {
 	empty := func(*http.Request) (*http.Response, error) {
 		return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(readFunc(func([]byte) (int, error) { return 0, nil }))}, nil
 	}
-	require.ErrorIs(t, to(t, via("crm", empty), keyed).Err, io.ErrNoProgress)
+	require.ErrorIs(t, to(t, via("crm", empty), keyed).Err(), io.ErrNoProgress)
 
 	synctest.Test(t, func(t *testing.T) {
 		deaf := func(*http.Request) (*http.Response, error) {
@@ -239,7 +239,7 @@ func TestWhatAnAuthenticatorBreaksIsNotTheTargets(t *testing.T) {
 				target.Auth = auth
 				r := to(t, target, fanout.Policy{})
 				assert.Equal(t, fanout.Rejected, r.Outcome)
-				require.ErrorIs(t, r.Err, fanout.ErrAuth)
+				require.ErrorIs(t, r.Err(), fanout.ErrAuth)
 				assert.Empty(t, r.Attempts)
 			})
 		})
@@ -261,7 +261,7 @@ func TestAPanicOnARetryGivesItsBudgetBack(t *testing.T) {
 		d := newDispatcher(t, target)
 		for range 5 {
 			var panicked *fanout.PanicError
-			require.ErrorAs(t, dispatch(t.Context(), d)["crm"].Err, &panicked)
+			require.ErrorAs(t, dispatch(t.Context(), d)["crm"].Err(), &panicked)
 		}
 	})
 }
@@ -310,8 +310,8 @@ func TestAnOptionalTargetStaysOptionalWhenRefused(t *testing.T) {
 }
 
 func TestKeysOfDifferentTargetsNeverMeet(t *testing.T) {
-	one, _ := keyOf(t, fanout.Target{Name: "a:b", URL: "https://ab.example"}, "Idempotency-Key", fanout.Payload{IdempotencyKey: "o"})
-	other, _ := keyOf(t, via("b", nil), "Idempotency-Key", fanout.Payload{IdempotencyKey: "o:a"})
+	one, _ := keyOf(t, fanout.Target{Name: "a:b", URL: "https://ab.example"}, "Idempotency-Key", fanout.Payload{Key: "o"})
+	other, _ := keyOf(t, via("b", nil), "Idempotency-Key", fanout.Payload{Key: "o:a"})
 	assert.NotEqual(t, one, other)
 }
 

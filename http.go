@@ -11,7 +11,10 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 
+	"github.com/fanout-go/fanout/internal/ability"
+	"github.com/fanout-go/fanout/internal/guard"
 	"github.com/fanout-go/fanout/internal/header"
 	"github.com/fanout-go/fanout/internal/lifetime"
 	"github.com/fanout-go/fanout/internal/redact"
@@ -30,14 +33,14 @@ type endpoint struct {
 	idempotency Idempotency
 	keyHeader   string
 	maxBytes    int64
-	propagator  propagator
-	conventions conventions
+	inject      func(context.Context, http.Header)
 	lifetime    context.Context //nolint:containedctx // the dispatcher's: ends when it is closed
 }
 
-func (d *Dispatcher) newEndpoint(def *Target, p Policy) (*endpoint, error) {
+func newEndpoint(b *builder, def *target) (*endpoint, error) {
+	p := def.policy
 	e := &endpoint{method: def.Method, header: canonical(def.Header), auth: def.Auth, signer: def.Sign, transport: def.Transport, idempotency: p.Idempotency, maxBytes: p.MaxResponseBytes,
-		keyHeader: http.CanonicalHeaderKey(p.Idempotency.Header), propagator: d.telemetry.propagator}
+		keyHeader: http.CanonicalHeaderKey(p.Idempotency.Header), inject: b.inject, lifetime: b.lifetime}
 	if e.method == "" {
 		e.method = http.MethodPost
 	}
@@ -45,18 +48,16 @@ func (d *Dispatcher) newEndpoint(def *Target, p Policy) (*endpoint, error) {
 		return nil, invalid("Method", "%q is not a method in upper case that can carry a payload", e.method)
 	}
 	e.template = &http.Request{Method: e.method, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
-	e.conventions = newConventions(e.method)
 	var err error
 	if e.url, err = parseURL(def.URL); err != nil {
 		return nil, err
 	}
-	if err := checkHeader(def.Header); err != nil {
+	if err := header.Check(def.Header); err != nil {
 		return nil, &InvalidError{Field: "Header", Err: err}
 	}
 	if _, taken := e.header[e.keyHeader]; taken {
 		return nil, invalid("Header", "%s is the idempotency key's, which differs for each dispatch", p.Idempotency.Header)
 	}
-	e.lifetime = d.lifetime
 	if err := checkPart("Auth", def.Auth); err != nil {
 		return nil, err
 	}
@@ -67,10 +68,10 @@ func (d *Dispatcher) newEndpoint(def *Target, p Policy) (*endpoint, error) {
 		return nil, invalid("TLS", "is for https, and the URL's scheme is %s", e.url.Scheme)
 	}
 	if e.transport == nil {
-		e.transport = d.transport
+		e.transport = b.transport
 	}
 	if def.Guard != nil || def.TLS != nil {
-		if e.transport, err = d.transports.get(def.Guard, def.TLS); err != nil {
+		if e.transport, err = b.transports.get(def.Guard, def.TLS); err != nil {
 			return nil, err
 		}
 	}
@@ -81,7 +82,7 @@ func (d *Dispatcher) newEndpoint(def *Target, p Policy) (*endpoint, error) {
 }
 
 func checkPart[Part any](field string, part Part) error {
-	if c, ok := ability[checker](part); ok {
+	if c, ok := ability.Of[checker](part); ok {
 		if err := c.Check(); err != nil {
 			return &InvalidError{Field: field, Err: err}
 		}
@@ -101,13 +102,14 @@ func validMethod(method string) bool {
 // exchange is one attempt's request. A transport may hold on to it after it
 // answered, so that none is used twice.
 type exchange struct {
-	request http.Request
-	body    bytes.Reader
-	values  [4]string     // of the headers set for each attempt
-	sight   *sight        // nil under a transport that does not tell
-	answer  *Response     // outlives the rest: it is in the result
-	refused *http.Request // answered with 401, so that credentials are renewed before they are used; nil otherwise
-	own     *Request      // what a Sender gets instead
+	request  http.Request
+	body     bytes.Reader
+	values   [4]string     // of the headers set for each attempt
+	sight    *sight        // nil under a transport that does not tell
+	answer   *Response     // outlives the rest: it is in the result
+	refused  *http.Request // whose credentials are to be renewed; nil if none are
+	numbered *Request      // what is sent; nil for the first attempt's, which is the delivery's
+	own      *Request      // what a Sender gets instead
 }
 
 // build makes and signs the request. It never sets GetBody, and always a Body:
@@ -130,7 +132,7 @@ func (e *endpoint) build(ctx context.Context, x *exchange, r *Request) error {
 	x.request = *e.template.WithContext(seen)
 	x.request.URL, x.request.Host = r.URL, r.URL.Host
 	x.request.Header = e.requestHeader(x, r, len(body) > 0)
-	e.propagator.inject(ctx, x.request.Header)
+	e.inject(ctx, x.request.Header)
 	x.request.ContentLength = int64(len(body))
 	x.body.Reset(body)
 	// With this type net/http sends the body in one packet with the header.
@@ -163,7 +165,7 @@ func (e *endpoint) sign(ctx context.Context, x *exchange, r *Request, body []byt
 		return errors.New("the signer removed the header")
 	}
 	x.request.Header = own.Header
-	return checkFields(x.request.Header)
+	return header.CheckFields(x.request.Header)
 }
 
 // authenticate lets user code change the header, and nothing of what is shared.
@@ -174,7 +176,7 @@ func (e *endpoint) authenticate(ctx context.Context, x *exchange) error {
 	u := *x.request.URL
 	x.request.URL, x.request.Header = &u, x.request.Header.Clone()
 	within := lifetime.With(ctx, e.lifetime)
-	if refresher, ok := ability[Refresher](e.auth); ok && x.refused != nil {
+	if refresher, ok := ability.Of[Refresher](e.auth); ok && x.refused != nil {
 		if err := refresher.Refresh(within, x.refused); err != nil {
 			return redact.URL(err)
 		}
@@ -185,7 +187,7 @@ func (e *endpoint) authenticate(ctx context.Context, x *exchange) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return checkFields(x.request.Header)
+	return header.CheckFields(x.request.Header)
 }
 
 var identity = []string{"identity"} // no body, rather than an empty chunked one
@@ -196,9 +198,9 @@ func (e *endpoint) requestHeader(x *exchange, r *Request, hasBody bool) http.Hea
 	for name, values := range r.Header {
 		h[http.CanonicalHeaderKey(name)] = slices.Clip(values)
 	}
-	x.values = [4]string{r.CorrelationID, r.RequestID, r.ContentType, e.idempotency.value(r.IdempotencyKey)}
-	h[CorrelationHeader] = x.values[0:1:1]
-	h[RequestIDHeader] = x.values[1:2:2]
+	x.values = [4]string{r.Payload.CorrelationID, r.RequestID, r.ContentType, e.idempotency.value(r.Key)}
+	h[header.CorrelationID] = x.values[0:1:1]
+	h[header.RequestID] = x.values[1:2:2]
 	if hasBody && r.ContentType != "" {
 		h["Content-Type"] = x.values[2:3:3]
 	}
@@ -289,4 +291,43 @@ func readBody(resp *http.Response, limit int64) ([]byte, error) {
 			body = slices.Grow(body, 1)
 		}
 	}
+}
+
+func parseURL(raw string) (*url.URL, error) {
+	u, err := url.Parse(raw)
+	if err != nil {
+		// url.Parse quotes the URL, which may hold a secret.
+		return nil, invalid("URL", "cannot be parsed (not shown, as it may hold a secret)")
+	}
+	if u.Path == "" {
+		u.Path = "/" // as it is sent; and so that a Prepare can join to it
+	}
+	return u, checkURL(u)
+}
+
+func checkURL(u *url.URL) error {
+	switch {
+	case u.User != nil:
+		return invalid("URL", "has userinfo: use Auth or a header")
+	case u.Scheme != "http" && u.Scheme != "https":
+		return invalid("URL", "scheme is neither http nor https")
+	case u.Hostname() == "":
+		return invalid("URL", "no host")
+	case guard.Port(u) > 65535:
+		return invalid("URL", "its port is above 65535")
+	case !strings.HasPrefix(u.EscapedPath(), "/"):
+		return invalid("URL", "its path does not begin with a slash")
+	case u.Fragment != "":
+		return invalid("URL", "has a fragment, which is never sent")
+	}
+	return nil
+}
+
+// idempotent follows RFC 9110, section 9.2.2.
+func (e *endpoint) idempotent() bool {
+	switch e.method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
+		return true
+	}
+	return false
 }

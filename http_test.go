@@ -50,7 +50,7 @@ func TestARequestIsAsItsDefinitionSays(t *testing.T) {
 
 	ctx := fanout.WithCorrelationID(t.Context(), "visit-7")
 	results, err := newDispatcher(t, target).Dispatch(ctx, fanout.Payload{
-		Value: map[string]int{"seats": 12}, Header: http.Header{"x-plan": {"team"}, "Accept": {"c"}}, IdempotencyKey: `a"b`,
+		Value: map[string]int{"seats": 12}, Header: http.Header{"x-plan": {"team"}, "Accept": {"c"}}, Key: `a"b`,
 	})
 	require.NoError(t, err)
 	assert.Equal(t, "PUT /contacts?list=7 HTTP/1.1", got.Method+" "+got.RequestURI+" "+got.Proto)
@@ -169,9 +169,9 @@ func TestAnswersAreCappedAfterDecompression(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			target, _ := listening(t, test.answer)
 			r := dispatch(t.Context(), newDispatcher(t, with(target, fanout.Policy{MaxResponseBytes: test.limit})))["crm"]
-			assert.Equal(t, test.fits, r.Err == nil, "%v", r.Err)
+			assert.Equal(t, test.fits, r.Err() == nil, "%v", r.Err())
 			if !test.fits {
-				require.ErrorIs(t, r.Err, fanout.ErrResponseTooLarge)
+				require.ErrorIs(t, r.Err(), fanout.ErrResponseTooLarge)
 				assert.Equal(t, fanout.Unknown, r.Outcome)
 				assert.Len(t, r.Attempts, 1)
 			}
@@ -192,7 +192,7 @@ func TestAnAnswerThatIsCutOffMayHaveTakenEffect(t *testing.T) {
 	r := dispatch(t.Context(), newDispatcher(t, target))["crm"]
 	assert.Equal(t, fanout.Unknown, r.Outcome)
 	assert.Equal(t, 200, r.Attempts[0].StatusCode)
-	require.ErrorIs(t, r.Err, io.ErrUnexpectedEOF)
+	require.ErrorIs(t, r.Err(), io.ErrUnexpectedEOF)
 }
 
 func TestATransportPerTargetIsAPoolOfItsOwn(t *testing.T) {
@@ -267,7 +267,7 @@ func TestOutcomesTellHowFarARequestCame(t *testing.T) {
 			test.target.Retry = fanout.Retry{MaxAttempts: 2, InitialBackoff: 1, ThrottledBackoff: -1}
 			r := dispatch(t.Context(), newDispatcher(t, test.target))["crm"]
 			assert.Equal(t, test.outcome, r.Outcome)
-			assert.Equal(t, test.outcome == fanout.Unknown, r.Err != nil && strings.Contains(r.Err.Error(), "it may have taken effect"))
+			assert.Equal(t, test.outcome == fanout.Unknown, r.Err() != nil && strings.Contains(r.Err().Error(), "it may have taken effect"))
 		})
 	}
 }
@@ -306,8 +306,8 @@ func TestAnAuthenticatorThatFailsSendsNothing(t *testing.T) {
 	target.Auth = fanout.AuthenticatorFunc(func(context.Context, *http.Request) error { return errors.New("no token") })
 	r := dispatch(t.Context(), newDispatcher(t, target))["crm"]
 	assert.Equal(t, fanout.Rejected, r.Outcome)
-	require.EqualError(t, r.Err, "crm: authentication failed: no token")
-	require.ErrorIs(t, r.Err, fanout.ErrAuth)
+	require.EqualError(t, r.Err(), "crm: authentication failed: no token")
+	require.ErrorIs(t, r.Err(), fanout.ErrAuth)
 	assert.False(t, sent)
 }
 
@@ -326,7 +326,7 @@ func TestPrepareShapesOneTargetsRequestForAllItsAttempts(t *testing.T) {
 		Policy: fanout.Policy{Retry: fanout.Retry{InitialBackoff: 1}},
 		Prepare: func(_ context.Context, r *fanout.Request) error {
 			calls++
-			r.URL = r.URL.JoinPath(r.Payload.(string))
+			r.URL = r.URL.JoinPath(r.Payload.Value.(string))
 			r.Body = []byte("shaped")
 			r.Header.Set("X-Shape", "1")
 			return nil
@@ -344,9 +344,9 @@ func TestPrepareShapesOneTargetsRequestForAllItsAttempts(t *testing.T) {
 
 func TestWhatPrepareBreaksIsRefused(t *testing.T) {
 	for want, breaks := range map[string]func(*fanout.Request) error{
-		"Prepare: no such plan": func(*fanout.Request) error { return errors.New("no such plan") },
-		"Prepare: URL removed":  func(r *fanout.Request) error { r.URL = nil; return nil },
-		"URL: no host":          func(r *fanout.Request) error { r.URL.Host = ""; return nil },
+		"no such plan":       func(*fanout.Request) error { return errors.New("no such plan") },
+		"it removed the URL": func(r *fanout.Request) error { r.URL = nil; return nil },
+		"URL: no host":       func(r *fanout.Request) error { r.URL.Host = ""; return nil },
 		"Header: Idempotency-Key is set by the library or the connection": func(r *fanout.Request) error { r.Header.Set("Idempotency-Key", "x"); return nil },
 		"ContentType: not a header value":                                 func(r *fanout.Request) error { r.ContentType = "a\nb"; return nil },
 	} {
@@ -354,7 +354,9 @@ func TestWhatPrepareBreaksIsRefused(t *testing.T) {
 		target.Prepare = func(_ context.Context, r *fanout.Request) error { return breaks(r) }
 		r := dispatch(t.Context(), newDispatcher(t, target))["crm"]
 		assert.Equal(t, fanout.Rejected, r.Outcome)
-		require.EqualError(t, r.Err, "crm: "+want)
+		require.EqualError(t, r.Err(), "crm: prepare failed: "+want)
+		require.ErrorIs(t, r.Err(), fanout.ErrPrepare)
+		require.NotErrorIs(t, r.Err(), fanout.ErrInvalid, "which is about what was never begun")
 		assert.Empty(t, r.Attempts)
 	}
 }
@@ -369,8 +371,8 @@ func TestASlowTargetIsGivenUpOnAfterTheAttemptTimeout(t *testing.T) {
 	})))["crm"]
 	assert.Equal(t, fanout.Unknown, r.Outcome)
 	assert.Len(t, r.Attempts, 2)
-	require.ErrorIs(t, r.Err, fanout.ErrAttemptTimeout)
-	require.ErrorIs(t, r.Err, context.DeadlineExceeded)
+	require.ErrorIs(t, r.Err(), fanout.ErrAttemptTimeout)
+	require.ErrorIs(t, r.Err(), context.DeadlineExceeded)
 }
 
 func TestAuth_RequestForATokenIsNotTakenForTheTargets(t *testing.T) {

@@ -6,11 +6,10 @@ import (
 	"strings"
 
 	"github.com/fanout-go/fanout/internal/header"
-	"github.com/fanout-go/fanout/internal/ids"
 )
 
 // Idempotency says how a target is told that two attempts are the same
-// operation. Every delivery has one key: the same on all its attempts, and
+// operation, since a target that does not answer may have acted. Every delivery has one key: the same on all its attempts, and
 // unlike that of any other target or dispatch. HTTP targets get it in a header,
 // as the IETF draft "The Idempotency-Key HTTP Header Field" describes; a
 // [Sender] finds it in [Request.IdempotencyKey].
@@ -80,35 +79,3 @@ func (i Idempotency) value(key string) string {
 }
 
 var structuredEscaper = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
-
-const maxKey = 128
-
-func validKey(key string) bool {
-	if key == "" || len(key) > maxKey {
-		return false
-	}
-	for i := range len(key) {
-		if key[i] <= ' ' || key[i] > '~' {
-			return false
-		}
-	}
-	return true
-}
-
-// keySuffix tells the keys of one dispatch apart. It is the target's name where
-// that can stand in a header, for whoever reads the logs, else its hash.
-func keySuffix(name string) string {
-	if len(name) <= 64 && validKey(name) && !strings.Contains(name, ":") {
-		return ":" + name
-	}
-	return ":" + ids.Hash(name)
-}
-
-// idempotentMethod follows RFC 9110, section 9.2.2.
-func idempotentMethod(method string) bool {
-	switch method {
-	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
-		return true
-	}
-	return false
-}

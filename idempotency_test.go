@@ -38,21 +38,21 @@ func TestAnIdempotencyKeyIsSentAsTheTargetWantsIt(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			target := with(via("crm", nil), fanout.Policy{Idempotency: test.policy})
-			sent, r := keyOf(t, target, test.header, fanout.Payload{IdempotencyKey: "order-7"})
+			sent, r := keyOf(t, target, test.header, fanout.Payload{Key: "order-7"})
 			assert.Equal(t, test.want, sent)
-			assert.Equal(t, test.policy.Header == "-", r.IdempotencyKey == "")
+			assert.Equal(t, test.policy.Header == "-", r.Key == "")
 		})
 	}
 }
 
 func TestAPayloadsKeyGivesTheSameKeysAgain(t *testing.T) {
-	payload := fanout.Payload{IdempotencyKey: `7"\`}
+	payload := fanout.Payload{Key: `7"\`}
 	first, _ := keyOf(t, via("crm", nil), "Idempotency-Key", payload)
 	again, _ := keyOf(t, via("crm", nil), "Idempotency-Key", payload)
 	other, _ := keyOf(t, via("email", nil), "Idempotency-Key", payload)
 	assert.Equal(t, first, again)
 	minted, r := keyOf(t, via("crm", nil), "Idempotency-Key", fanout.Payload{})
-	repeated, _ := keyOf(t, via("crm", nil), "Idempotency-Key", fanout.Payload{IdempotencyKey: r.PayloadKey})
+	repeated, _ := keyOf(t, via("crm", nil), "Idempotency-Key", fanout.Payload{Key: r.Payload.Key})
 	assert.Equal(t, minted, repeated)
 	assert.NotEqual(t, first, other)
 }
@@ -62,7 +62,7 @@ func TestANameThatCannotStandInAHeaderIsHashedInItsKey(t *testing.T) {
 	for _, name := range []string{"café", "two words", strings.Repeat("x", 65), strings.Repeat("x", 66), "plain"} {
 		sent, r := keyOf(t, fanout.Target{Name: name, URL: "https://crm.example"}, "Idempotency-Key", fanout.Payload{})
 		require.Len(t, sent, 1)
-		assert.Equal(t, r.IdempotencyKey, sent[0])
+		assert.Equal(t, r.Key, sent[0])
 		assert.Equal(t, sent[0], strings.Map(visibleASCII, sent[0]))
 		assert.Equal(t, name == "plain", strings.HasSuffix(sent[0], ":"+name))
 		_, suffix, _ := strings.Cut(sent[0], ":")

@@ -38,7 +38,7 @@ func TestInvariant1EveryTargetHasExactlyOneEntry(t *testing.T) {
 		for i, r := range results.Sorted() {
 			assert.Equal(t, targets[i].Name, r.Target)
 			assert.NotZero(t, r.Outcome)
-			assert.Equal(t, r.Outcome == fanout.Delivered, r.Err == nil)
+			assert.Equal(t, r.Outcome == fanout.Delivered, r.Err() == nil)
 		}
 
 		cancelled, cancel := context.WithCancel(t.Context())
@@ -160,7 +160,7 @@ func TestInvariant4WithoutAKeyOnlyWhatIsSafeIsRetried(t *testing.T) {
 				target.Method = test.method
 				r := dispatch(t.Context(), newDispatcher(t, target))["crm"]
 				assert.Len(t, r.Attempts, test.attempts)
-				assert.Equal(t, test.attempts == 1, errors.Is(r.Err, fanout.ErrNotIdempotent))
+				assert.Equal(t, test.attempts == 1, errors.Is(r.Err(), fanout.ErrNotIdempotent))
 			})
 		})
 	}
@@ -263,7 +263,7 @@ func TestInvariant7EverythingIsGivenBack(t *testing.T) {
 				}
 				broken.Store(false)
 				r := dispatch(t.Context(), d)["crm"]
-				assert.Equal(t, fanout.Delivered, r.Outcome, "permit or probe lost: %v", r.Err)
+				assert.Equal(t, fanout.Delivered, r.Outcome, "permit or probe lost: %v", r.Err())
 			})
 		})
 	}
@@ -295,12 +295,12 @@ func TestInvariant7AnAttemptThatIsNotSentGivesItsRateTokenBack(t *testing.T) {
 		go dispatch(t.Context(), d)
 		synctest.Wait()
 		for range 5 { // each would take the second and last token
-			require.ErrorIs(t, dispatch(t.Context(), d)["crm"].Err, fanout.ErrBulkheadFull)
+			require.ErrorIs(t, dispatch(t.Context(), d)["crm"].Err(), fanout.ErrBulkheadFull)
 		}
 		close(release)
 		synctest.Wait()
 		assert.Equal(t, fanout.Delivered, dispatch(t.Context(), d)["crm"].Outcome)
-		assert.ErrorIs(t, dispatch(t.Context(), d)["crm"].Err, fanout.ErrRateLimited)
+		assert.ErrorIs(t, dispatch(t.Context(), d)["crm"].Err(), fanout.ErrRateLimited)
 	})
 }
 
@@ -312,15 +312,15 @@ func TestInvariant8TheLastAttemptsErrorIsNeverLost(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
 		defer cancel()
 		r := dispatch(ctx, d)["crm"]
-		require.ErrorIs(t, r.Err, reset)
+		require.ErrorIs(t, r.Err(), reset)
 		assert.Len(t, r.Attempts, 2)
-		require.ErrorIs(t, r.Err, fanout.ErrNoTimeLeft)
+		require.ErrorIs(t, r.Err(), fanout.ErrNoTimeLeft)
 
 		ctx, cancel = context.WithCancel(t.Context())
 		time.AfterFunc(1500*time.Millisecond, cancel)
 		r = dispatch(ctx, d)["crm"]
-		require.ErrorIs(t, r.Err, reset)
-		require.ErrorIs(t, r.Err, context.Canceled)
+		require.ErrorIs(t, r.Err(), reset)
+		require.ErrorIs(t, r.Err(), context.Canceled)
 		assert.Len(t, r.Attempts, 2)
 	})
 }
@@ -376,10 +376,10 @@ func TestInvariant12PanicsOfUserCodeAreContainedWithTheirStack(t *testing.T) {
 			r := dispatch(t.Context(), newDispatcher(t, test.target))["crm"]
 			assert.Equal(t, test.outcome, r.Outcome)
 			var panicked *fanout.PanicError
-			require.ErrorAs(t, r.Err, &panicked)
+			require.ErrorAs(t, r.Err(), &panicked)
 			assert.Equal(t, "boom", panicked.Value)
 			assert.True(t, bytes.Contains(panicked.Stack, []byte("TestInvariant12")), "the stack shows the culprit")
-			assert.Contains(t, r.Err.Error(), "TestInvariant12", "and so does the error")
+			assert.Contains(t, r.Err().Error(), "TestInvariant12", "and so does the error")
 		})
 	}
 }
@@ -388,7 +388,7 @@ func TestInvariant12UserCodeRunsOutsideLocks(t *testing.T) {
 	var d *fanout.Dispatcher
 	reenter := func(ctx context.Context, _ *fanout.Request) (*fanout.Response, error) {
 		d.BreakerState("outer")
-		return nil, dispatch(ctx, d, fanout.To("inner"))["inner"].Err
+		return nil, dispatch(ctx, d, fanout.To("inner"))["inner"].Err()
 	}
 	nothing := func(context.Context, *fanout.Request) (*fanout.Response, error) { return nil, nil }
 	d = newDispatcher(t, sending("outer", reenter), sending("inner", nothing))

@@ -4,108 +4,114 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"strings"
-	"unicode"
+
+	"github.com/fanout-go/fanout/internal/redact"
 )
+
+// log writes to the logger of the configuration, or else to the process's own as it is
+// when a record is written.
+type log struct{ configured *slog.Logger }
+
+func (l log) logger() *slog.Logger {
+	if l.configured != nil {
+		return l.configured
+	}
+	return slog.Default()
+}
+
+func (l log) enabled(ctx context.Context, level slog.Level) bool {
+	return l.logger().Enabled(ctx, level)
+}
 
 // failure is one target's part in the record of a dispatch that failed.
 type failure struct {
 	Target   string  `json:"target"`
 	Outcome  Outcome `json:"outcome"`
 	Attempts int     `json:"attempts"`
-	Class    string  `json:"class"`
+	Class    Class   `json:"class"`
 	Optional bool    `json:"optional,omitempty"`
 	Error    string  `json:"error"`
 }
 
-// logDispatch writes nothing if all went well, and a warning if it went well
+// dispatch writes nothing if all went well, and a warning if it went well
 // enough: only optional targets failed, or a fallback answered.
-func (t *telemetry) logDispatch(ctx context.Context, s *Submission, results Results, err error) {
+func (l log) dispatch(ctx context.Context, p *Payload, results Results, err error) {
 	level, message := slog.LevelError, "fanout: dispatch failed"
 	if err == nil {
 		level, message = slog.LevelWarn, "fanout: dispatch partly failed"
 	}
 	failed := false
 	for _, r := range results {
-		failed = failed || r.failed()
+		failed = failed || r.worthTelling()
 	}
-	if !failed || !t.logger.Enabled(ctx, level) {
+	if !failed || !l.enabled(ctx, level) {
 		return
 	}
 	var failures []failure
 	for _, r := range results.Sorted() {
-		if r.failed() {
-			failures = append(failures, failure{r.Target, r.Outcome, len(r.Attempts), ErrorClass(r.Err), r.Optional, shown(r.Err)})
+		if r.worthTelling() {
+			failures = append(failures, failure{r.Target, r.Outcome, len(r.Attempts), ClassOf(r.err), r.Optional, redact.Shown(r.err)})
 		}
 	}
-	t.log(ctx, level, message, s.DispatchID, s.CorrelationID,
-		slog.Int("targets", len(results)), slog.Any("failures", failures))
+	l.write(ctx, level, message, p, slog.Int("targets", len(results)), slog.Any("failures", failures))
 }
 
-// failed leaves out what nobody waited for any more.
-func (r *Result) failed() bool {
-	return r.Err != nil && !errors.Is(r.Err, ErrNotNeeded) && !errors.Is(r.Err, ErrUnderWay)
+// worthTelling leaves out what nobody waited for any more.
+func (r *Result) worthTelling() bool {
+	return r.err != nil && !errors.Is(r.err, ErrNotNeeded) && !errors.Is(r.err, ErrUnderWay)
 }
 
-func (t *telemetry) logDeadLetter(ctx context.Context, s *Submission, r Result) {
+func (l log) deadLetter(ctx context.Context, r Result) {
 	level := slog.LevelError
 	if r.Optional {
 		level = slog.LevelWarn
 	}
-	t.log(ctx, level, "fanout: dead letter", s.DispatchID, s.CorrelationID,
+	err := r.Err()
+	l.write(ctx, level, "fanout: dead letter", r.Payload,
 		slog.String("target", r.Target), slog.String("outcome", r.Outcome.String()), slog.Int("attempts", len(r.Attempts)),
-		slog.String("class", ErrorClass(r.Err)), slog.String("error", shown(r.Err)))
+		slog.String("class", string(ClassOf(err))), slog.String("error", redact.Shown(err)))
 }
 
-func (t *telemetry) logAttempt(ctx context.Context, dl *delivery, a *Attempt) {
-	if !t.logger.Enabled(ctx, slog.LevelDebug) {
+func (l log) attempt(ctx context.Context, target string, p *Payload, a *Attempt, made int) {
+	if !l.enabled(ctx, slog.LevelDebug) {
 		return
 	}
 	attributes := []slog.Attr{
-		slog.String("target", dl.target.Name), slog.Int("attempt", len(dl.attempts)), slog.String("request_id", a.RequestID),
+		slog.String("target", target), slog.Int("attempt", made), slog.String("request_id", a.RequestID),
 		slog.Duration("duration", a.Duration), slog.Int("status", a.StatusCode),
 	}
 	if a.Err != nil {
-		attributes = append(attributes, slog.String("class", ErrorClass(a.Err)), slog.String("error", shown(a.Err)))
+		attributes = append(attributes, slog.String("class", string(ClassOf(a.Err))), slog.String("error", redact.Shown(a.Err)))
 	}
-	t.log(ctx, slog.LevelDebug, "fanout: attempt", dl.request.DispatchID, dl.request.CorrelationID, attributes...)
+	l.write(ctx, slog.LevelDebug, "fanout: attempt", p, attributes...)
 }
 
-func (t *telemetry) logBreaker(ctx context.Context, target string, c breakerChange) {
-	level := slog.LevelInfo
-	if c.to == BreakerOpen {
-		level = slog.LevelWarn
+func (l log) breaker(ctx context.Context, level slog.Level, target, from, to string) {
+	l.logger().LogAttrs(ctx, level, "fanout: breaker "+to, slog.String("target", target), slog.String("from", from), slog.String("to", to))
+}
+
+func (l log) panicked(ctx context.Context, hook string, err *PanicError) {
+	l.logger().LogAttrs(ctx, slog.LevelError, "fanout: hook failed", slog.String("hook", hook), slog.String("error", redact.Shown(err)), slog.String("stack", string(err.Stack)))
+}
+
+func (l log) backlogUnknown(ctx context.Context, err error) {
+	l.logger().LogAttrs(ctx, slog.LevelWarn, "fanout: backlog unknown", slog.String("error", redact.Shown(err)))
+}
+
+func (l log) write(ctx context.Context, level slog.Level, message string, p *Payload, attributes ...slog.Attr) {
+	ids := []slog.Attr{slog.String("dispatch_id", p.ID), slog.String(CorrelationKey, p.CorrelationID)}
+	l.logger().LogAttrs(ctx, level, message, append(ids, attributes...)...)
+}
+
+// securityLog is for [Config.SecurityLogger]; nobody reads it if that is nil.
+type securityLog struct{ logger *slog.Logger }
+
+func (l securityLog) on() bool { return l.logger != nil }
+
+func (l securityLog) tell(ctx context.Context, level slog.Level, event string, attributes ...slog.Attr) {
+	if !l.on() {
+		return
 	}
-	t.logger.LogAttrs(ctx, level, "fanout: breaker "+string(c.to), slog.String("target", target), slog.String("from", string(c.from)), slog.String("to", string(c.to)))
-}
-
-func (t *telemetry) logPanic(ctx context.Context, hook string, err *PanicError) {
-	t.logger.LogAttrs(ctx, slog.LevelError, "fanout: hook failed", slog.String("hook", hook), slog.String("error", shown(err)), slog.String("stack", string(err.Stack)))
-}
-
-func (t *telemetry) log(ctx context.Context, level slog.Level, message, dispatchID, correlationID string, attributes ...slog.Attr) {
-	ids := []slog.Attr{slog.String("dispatch_id", dispatchID), slog.String(CorrelationKey, correlationID)}
-	t.logger.LogAttrs(ctx, level, message, append(ids, attributes...)...)
-}
-
-const mostShown = 1024
-
-// shown bounds what a Sender, a classifier or a panic may have taken from an answer,
-// and leaves it no control characters.
-func shown(err error) string {
-	text := strings.ToValidUTF8(err.Error(), "\uFFFD")
-	if len(text) > mostShown {
-		text = strings.ToValidUTF8(text[:mostShown], "") + "\u2026"
-	}
-	return strings.Map(func(r rune) rune {
-		if misleading(r) {
-			return ' '
-		}
-		return r
-	}, text)
-}
-
-// misleading runes end lines, or turn the order of what follows around.
-func misleading(r rune) bool {
-	return unicode.IsControl(r) || unicode.In(r, unicode.Zl, unicode.Zp, unicode.Bidi_Control)
+	attributes = append([]slog.Attr{slog.String("event", event), slog.String(CorrelationKey, CorrelationID(ctx))}, attributes...)
+	l.logger.LogAttrs(ctx, level, "fanout: security", attributes...)
 }

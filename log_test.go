@@ -56,7 +56,7 @@ func TestADispatchThatFailsIsOneRecord(t *testing.T) {
 		results := dispatch(fanout.WithCorrelationID(t.Context(), "visit-7"), d)
 		assert.Equal(t, []map[string]any{{
 			"level": "ERROR", "msg": "fanout: dispatch failed",
-			"dispatch_id": results["crm"].DispatchID, "correlation_id": "visit-7", "targets": 3.0,
+			"dispatch_id": results["crm"].Payload.ID, "correlation_id": "visit-7", "targets": 3.0,
 			"failures": []any{
 				map[string]any{"target": "crm", "outcome": "failed", "attempts": 3.0, "class": "503", "error": "crm: given up after 3 attempts: 503 Service Unavailable"},
 				map[string]any{"target": "analytics", "outcome": "failed", "attempts": 1.0, "class": "404", "optional": true, "error": "analytics: not retried after 1 attempt: 404 Not Found"},
@@ -93,7 +93,7 @@ func TestAttemptsAreLoggedForDebugging(t *testing.T) {
 		var log records
 		d := newWith(t, fanout.Config{Targets: []fanout.Target{via("crm", answering(503, 200))}, Logger: log.logger(slog.LevelDebug)})
 		results := dispatch(fanout.WithCorrelationID(t.Context(), "visit-7"), d)
-		id := results["crm"].DispatchID
+		id := results["crm"].Payload.ID
 		assert.Equal(t, []map[string]any{
 			{
 				"level": "DEBUG", "msg": "fanout: attempt", "dispatch_id": id, "correlation_id": "visit-7", "target": "crm", "attempt": 1.0,
@@ -112,7 +112,7 @@ func TestADeadLetterIsLogged(t *testing.T) {
 	told := make(chan struct{})
 	d := newWith(t, fanout.Config{
 		Targets: []fanout.Target{via("crm", answering(400))}, Logger: log.logger(slog.LevelInfo),
-		OnDeadLetter: func(context.Context, *fanout.Submission, fanout.Result) { close(told) },
+		OnDeadLetter: func(context.Context, fanout.Result) { close(told) },
 	})
 	id := submit(t, d)
 	<-told

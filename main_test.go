@@ -76,7 +76,7 @@ func newWith(t *testing.T, config fanout.Config) *fanout.Dispatcher {
 }
 
 // dispatch sends a small payload and returns the results alone.
-func dispatch(ctx context.Context, d *fanout.Dispatcher, options ...fanout.Option) fanout.Results {
+func dispatch(ctx context.Context, d *fanout.Dispatcher, options ...fanout.DispatchOption) fanout.Results {
 	results, _ := d.Dispatch(ctx, map[string]string{"order": "7"}, options...)
 	return results
 }
@@ -91,4 +91,18 @@ func inTurn[T any](values ...T) func() T {
 		calls++
 		return values[min(calls, len(values))-1]
 	}
+}
+
+func forDispatch(options []fanout.Option) (all []fanout.DispatchOption) {
+	for _, o := range options {
+		all = append(all, o)
+	}
+	return all
+}
+
+func forSubmit(options []fanout.Option) (all []fanout.SubmitOption) {
+	for _, o := range options {
+		all = append(all, o)
+	}
+	return all
 }

@@ -1,96 +1,164 @@
 package fanout
 
 import (
+	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
 
 	"github.com/fanout-go/fanout/internal/header"
+	"github.com/fanout-go/fanout/internal/ids"
 )
 
-// Payload is a payload with more to say than its value. Any other value given
-// to [Dispatcher.Dispatch] is sent as Payload{Value: value}.
+// Payload is what is sent. Any other value given to [Dispatcher.Dispatch] is sent as
+// Payload{Value: value}.
+//
+// The dispatcher works on a copy of its own, and fills in what is not given: ID, Key,
+// CorrelationID, ContentType and, from Value, Body. Validators, Senders, hooks, queues
+// and results get that copy, which must not be changed. It can be given to Dispatch or
+// Submit again, and kept as JSON for that.
 type Payload struct {
+	// ID names the dispatch: 1 to 100 characters as in [ValidCorrelationID]. A durable
+	// queue accepts an ID once for each target: submitting it again changes nothing,
+	// and is no error. Default: a new one.
+	ID string `json:"id,omitempty"`
+	// Key names the operation, 1 to 128 visible ASCII characters. Each target gets an
+	// idempotency key of its own made from it, so dispatching again with the same Key
+	// repeats the keys. Default: the ID.
+	Key string `json:"key,omitempty"`
+	// CorrelationID overrides the one in the context; see [WithCorrelationID].
+	// Default: the context's, or else the ID.
+	CorrelationID string `json:"correlation_id,omitempty"`
+	// Type says what happened, such as "order.placed", for validators, Senders, hooks
+	// and queues. It is not sent to HTTP targets. Default none.
+	Type string `json:"type,omitempty"`
+
 	// Value is encoded as JSON, once for all targets. It must not be set
 	// together with Body.
-	Value any
+	Value any `json:"-"`
 	// Body is sent as it is, with ContentType. It is copied.
-	Body []byte
+	Body []byte `json:"body,omitempty"`
 	// ContentType describes Body. Required with a Body; with a Value the
 	// default is "application/json".
-	ContentType string
+	ContentType string `json:"content_type,omitempty"`
 	// Header is sent to every HTTP target, over the target's own header.
-	Header http.Header
-	// IdempotencyKey names the operation, 1 to 128 visible ASCII characters.
-	// Each target gets a key of its own made from it; dispatching again with the
-	// same one repeats the same keys. Default: minted for each dispatch.
-	IdempotencyKey string
-	// CorrelationID overrides the one in the context; see [WithCorrelationID].
-	CorrelationID string
+	Header http.Header `json:"header,omitempty"`
+
+	filled bool // by a dispatcher: Body is what is sent of Value
+	named  bool // the caller gave the ID
 }
 
-func encode(payload any) (*Submission, error) {
-	p, err := asPayload(payload)
-	if err != nil {
-		return nil, err
+// fill copies what was given into p, checked and encoded, all but what a context tells.
+func (p *Payload) fill(given any) error {
+	if err := p.take(given); err != nil {
+		return err
 	}
-	j := &job{Submission: Submission{Payload: p.Value, ContentType: p.ContentType, IdempotencyKey: p.IdempotencyKey, CorrelationID: p.CorrelationID}}
-	s := &j.Submission
-	s.job = j
 	switch {
+	case p.filled: // by an earlier dispatch
 	case p.Value != nil && p.Body != nil:
-		return nil, invalidPayload("Body", errors.New("set together with Value"))
+		return invalidPayload("Body", errors.New("set together with Value"))
 	case p.Body != nil && p.ContentType == "":
-		return nil, invalidPayload("ContentType", errors.New("required with Body"))
+		return invalidPayload("ContentType", errors.New("required with Body"))
 	case p.Body != nil:
-		s.Body = slices.Clone(p.Body)
+		p.Body = slices.Clone(p.Body)
 	case p.Value != nil:
-		if s.Body, err = marshal(p.Value); err != nil {
-			return nil, invalidPayload("Value", err)
-		}
-		if s.ContentType == "" {
-			s.ContentType = "application/json"
+		if err := p.encode(); err != nil {
+			return err
 		}
 	}
-	if !header.ValidValue(s.ContentType) {
-		return nil, invalidPayload("ContentType", errors.New("not a header value"))
+	p.filled = true
+	return p.check()
+}
+
+// whole is the payload of a queue that has made it again, with what it left out.
+func (p *Payload) whole() *Payload {
+	if p.Key != "" && p.CorrelationID != "" {
+		return p
+	}
+	own := *p
+	own.Key, own.CorrelationID = cmp.Or(p.Key, p.ID), cmp.Or(p.CorrelationID, p.ID)
+	return &own
+}
+
+func (p *Payload) encode() (err error) {
+	if p.Body, err = marshal(p.Value); err != nil {
+		return invalidPayload("Value", err)
+	}
+	if p.ContentType == "" {
+		p.ContentType = "application/json"
+	}
+	return nil
+}
+
+func (p *Payload) check() error {
+	if !header.ValidValue(p.ContentType) {
+		return invalidPayload("ContentType", errors.New("not a header value"))
 	}
 	if p.Header != nil {
-		if err := checkHeader(p.Header); err != nil {
-			return nil, invalidPayload("Header", err)
+		if err := header.Check(p.Header); err != nil {
+			return invalidPayload("Header", err)
 		}
-		s.Header = p.Header.Clone()
+		p.Header = p.Header.Clone()
 	}
-	if s.IdempotencyKey != "" && !validKey(s.IdempotencyKey) {
-		return nil, invalidPayload("IdempotencyKey", ErrIdempotencyKey)
+	switch {
+	case p.ID != "" && (!ids.Valid(p.ID) || len(p.ID) > 100):
+		return invalidPayload("ID", errors.New("must be 1 to 100 letters, digits and characters of -._~:/+=@"))
+	case p.Key != "" && !ids.ValidKey(p.Key):
+		return invalidPayload("Key", ErrIdempotencyKey)
+	case p.CorrelationID != "" && !ids.Valid(p.CorrelationID):
+		return invalidPayload("CorrelationID", errors.New("must be 1 to 128 letters, digits and characters of -._~:/+=@"))
 	}
-	if s.CorrelationID != "" && !ValidCorrelationID(s.CorrelationID) {
-		return nil, invalidPayload("CorrelationID", errCorrelationID)
-	}
-	return s, nil
+	return nil
 }
 
-func asPayload(payload any) (Payload, error) {
-	switch p := payload.(type) {
+func (p *Payload) take(given any) error {
+	switch g := given.(type) {
 	case Payload:
-		return p, nil
+		*p = g
 	case *Payload:
-		if p == nil {
-			return Payload{}, invalidPayload("Payload", errors.New("nil pointer"))
+		if g == nil {
+			return invalidPayload("Payload", errors.New("nil pointer"))
 		}
-		return *p, nil
+		*p = *g
 	case interface{ Binary() (Payload, error) }: // of package cloudevent, which this one cannot import
-		return Payload{}, invalidPayload("Payload", errors.New("a CloudEvent: send what its Binary or Structured returns"))
+		return invalidPayload("Payload", errors.New("a CloudEvent: send what its Binary or Structured returns"))
 	case []byte:
-		return Payload{}, invalidPayload("Payload", errors.New("bytes without a content type: use fanout.Payload{Body: …, ContentType: …}"))
+		return invalidPayload("Payload", errors.New("bytes without a content type: use fanout.Payload{Body: …, ContentType: …}"))
 	case io.Reader:
-		return Payload{}, invalidPayload("Payload", errors.New("a reader, which all targets would share: read it into fanout.Payload{Body: …, ContentType: …}"))
+		return invalidPayload("Payload", errors.New("a reader, which all targets would share: read it into fanout.Payload{Body: …, ContentType: …}"))
 	case nil:
-		return Payload{}, invalidPayload("Payload", errors.New("nil: use fanout.Payload{} to send no body"))
+		return invalidPayload("Payload", errors.New("nil: use fanout.Payload{} to send no body"))
+	default:
+		p.Value = given
 	}
-	return Payload{Value: payload}, nil
+	return nil
+}
+
+// checkBy has a validator look at the payload.
+func (p *Payload) checkBy(ctx context.Context, validator func(context.Context, *Payload) error, target string) (err error) {
+	defer func() {
+		if panicked := recover(); panicked != nil {
+			err = newPanicError(panicked)
+		}
+		if err != nil {
+			err = refusedBy(err, target)
+		}
+	}()
+	return validator(ctx, p)
+}
+
+// refusedBy keeps the place that a validator gave.
+func refusedBy(err error, target string) error {
+	invalid := InvalidError{Target: target, Field: "Payload", Err: err}
+	if own, ok := err.(*InvalidError); ok { //nolint:errorlint // what wraps one has a text of its own
+		invalid = *own
+	}
+	invalid.Err = fmt.Errorf("%w: %w", ErrPayloadRefused, invalid.Err)
+	return &invalid
 }
 
 func marshal(v any) (body []byte, err error) {
@@ -107,4 +175,14 @@ func invalidPayload(field string, err error) error {
 		field = "Payload." + field
 	}
 	return &InvalidError{Field: field, Err: err}
+}
+
+const defaultMaxPayloadBytes = 16 << 20
+
+// checkSize refuses a body over limit; a negative limit is none.
+func (p *Payload) checkSize(limit int) error {
+	if limit > 0 && len(p.Body) > limit {
+		return invalidPayload("Body", fmt.Errorf("%w: %d bytes, limit %d", ErrPayloadTooLarge, len(p.Body), limit))
+	}
+	return nil
 }

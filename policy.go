@@ -2,15 +2,26 @@ package fanout
 
 import (
 	"cmp"
-	"errors"
-	"fmt"
-	"math"
-	"slices"
 	"time"
 )
 
 // Policy says how one target is called. Zero fields of a target's policy
-// inherit [Config.Defaults], whose zero fields take the defaults given here.
+// inherit [Config.Defaults], whose zero fields take the defaults given here. So the zero
+// Policy is complete, and safe to use as it is.
+//
+// An attempt goes through these steps, in this order:
+//
+//  1. The breaker is asked whether it is open.
+//  2. The rate limit gives a token.
+//  3. The bulkhead gives a place.
+//  4. The breaker admits the attempt, as one of its probes if it is half-open.
+//  5. The attempt timeout starts.
+//  6. [Target.Auth] and [Target.Sign] add to the request.
+//  7. The request is sent. The answer is read, within bounds, and judged.
+//
+// Then [Retry] decides whether there is another attempt, and waits for it without a place
+// or a token. Timeout bounds it all. What waits in steps 1 to 4 never counts against a
+// target, and what is rejected there, or cancelled by the caller, never moves its breaker.
 type Policy struct {
 	// Timeout bounds the whole delivery: queues, attempts and backoff.
 	// Default 30 s; negative means no bound but the caller's context.
@@ -91,40 +102,13 @@ func (p Policy) check() error {
 	)
 }
 
-// join is errors.Join, but leaves a single error as it is.
-func join(errs ...error) error {
-	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
-	if len(errs) == 1 {
-		return errs[0]
+// memory is how long a policy's gates remember anything: an open breaker, a
+// window of failures, an empty bucket.
+func (p Policy) memory() time.Duration {
+	longest := max(p.Breaker.Window, p.Breaker.OpenFor+p.Breaker.OpenFor/10)
+	if p.RateLimit.PerSecond > 0 {
+		refill := float64(p.RateLimit.Burst) / p.RateLimit.PerSecond
+		longest = max(longest, time.Duration(min(refill, longestDuration.Seconds())*float64(time.Second)))
 	}
-	return errors.Join(errs...)
-}
-
-func invalid(field, format string, args ...any) error {
-	return &InvalidError{Field: field, Err: fmt.Errorf(format, args...)}
-}
-
-// notNegative refuses a negative value where it has no meaning.
-func notNegative[T int | float64 | time.Duration](field string, v T) error {
-	if v < 0 {
-		return invalid(field, "%v is negative", v)
-	}
-	return nil
-}
-
-// longestDuration bounds what is not negative, so that sums do not overflow.
-const longestDuration = 365 * 24 * time.Hour
-
-func notTooLong(field string, d time.Duration) error {
-	if d > longestDuration {
-		return invalid(field, "%v is more than a year", d)
-	}
-	return nil
-}
-
-func finite(field string, v float64) error {
-	if math.IsNaN(v) || math.IsInf(v, 0) {
-		return invalid(field, "%v is not a number to use", v)
-	}
-	return nil
+	return longest
 }

@@ -2,24 +2,32 @@ package fanout
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
 
-// Queue keeps submitted work until it is done and decides when each delivery is
-// made: several attempts at once per target, or later, or in another process.
-// The one used by default keeps it in memory, see [NewMemoryQueue].
+// Queue keeps submitted deliveries until they are done, and decides when each is
+// made: several at once per target, or later, or in another process. The one used by
+// default keeps them in memory, see [NewMemoryQueue].
 //
 // A queue owns the scheduling and calls the [Worker] it was started with; the
-// dispatcher never asks it for work.
+// dispatcher never asks it for work. What a queue can do besides is found by
+// interfaces such as [BacklogReporter], also in a queue that another one wraps and
+// returns from a method Unwrap() Queue.
+//
+// [github.com/fanout-go/fanout/fanouttest.TestQueue] holds a queue to this contract.
 type Queue interface {
-	// Start is called once, by [New], before anything else.
-	Start(Worker) error
-	// Submit accepts all deliveries of s or none. It returns an error that wraps
-	// [ErrFull] if there is no room, and [ErrClosed] after Close has begun. What
-	// ctx carries is for the deliveries, its end is not.
-	Submit(ctx context.Context, s *Submission) error
+	// Start is called once, by [New], before anything else. If it fails, the queue is
+	// not closed by New: whoever made it does that.
+	Start(*Worker) error
+	// Submit accepts all of the deliveries or none. They are of one dispatch and share
+	// their Payload and Options. It returns an error that wraps [ErrFull] if there is no
+	// room, [ErrClosed] after Close has begun, and [ErrInvalid] for what it does not
+	// know how to keep. What ctx carries is for the deliveries, its end is not.
+	Submit(ctx context.Context, deliveries []Delivery) error
 	// Close stops accepting, and returns when all that was accepted is done, or
 	// safely kept. If ctx ends before, what runs is cut short, and the error is an
 	// [*UndeliveredError] with all that is lost without the caller. Close may be
@@ -27,51 +35,149 @@ type Queue interface {
 	Close(ctx context.Context) error
 }
 
+// Delivery is a payload on its way to one target, or to several that depend on each
+// other and are made together. The dispatcher makes it, and nothing in it is changed
+// after that. A queue that keeps deliveries elsewhere than in memory makes it again
+// from its exported fields: then targets are found by their names.
+type Delivery struct {
+	Payload *Payload
+	// Targets are one name, or all that depend on each other, in definition order.
+	Targets   []string
+	Submitted time.Time
+	// Options are what the submitter asked of the queue.
+	Options []QueueOption
+	// Chained is that the targets depend on each other, by [Target.After], Compensate
+	// or Pivot. A queue that goes on with them after a crash gives [Round.Note].
+	Chained bool
+	// Optional is that the target's failure is no error of the dispatch: if there is
+	// room for all but this one, it is left out, and reported as [Rejected].
+	Optional bool
+	// Named is that the caller gave the payload its ID: a queue that remembers accepts
+	// it once.
+	Named bool
+
+	position int32     // of its target in the dispatch
+	targets  []*target // nil if it was made again: found by name then
+	graph    *graph
+}
+
+// Results returns a result for each of the delivery's targets, of which nothing more is
+// known: [Rejected] for one that was never begun, [Unknown] for one that is still out.
+func (d *Delivery) Results(outcome Outcome, reason error) []Result {
+	results := make([]Result, len(d.Targets))
+	for i, name := range d.Targets {
+		results[i] = unmade(d.Payload, name, outcome, reason)
+		results[i].Optional = d.Optional || (d.targets != nil && d.targets[i].Optional)
+		results[i].position = d.position + int32(i)
+	}
+	return results
+}
+
+// Check is the error of a queue for a delivery that is not whole, or has an option that
+// the queue does not know: known names those it does. The error is an [*InvalidError].
+func (d *Delivery) Check(known ...string) error {
+	switch {
+	case d.Payload == nil:
+		return invalid("Delivery.Payload", "nil")
+	case len(d.Targets) == 0:
+		return invalid("Delivery.Targets", "none")
+	}
+	for _, o := range d.Options {
+		if !slices.Contains(known, o.Name) {
+			return invalid(o.Name, "this queue does not know the option")
+		}
+	}
+	return nil
+}
+
+// Given names a target whose definition was given in the call, by [ToTargets], so that
+// nobody finds it by name; empty if there is none.
+func (d *Delivery) Given() string {
+	for _, t := range d.targets {
+		if t.gates == nil && !t.found {
+			return t.Name
+		}
+	}
+	return ""
+}
+
+// Worker is a dispatcher as its [Queue] sees it. It is safe for concurrent use.
+type Worker struct {
+	deliver func(context.Context, *Delivery, *Round) ([]Result, error)
+	done    func(context.Context, Result)
+}
+
+// Round is one time that a delivery is made. The zero value is for a delivery that is
+// made once, and for which nothing is kept.
+type Round struct {
+	// Past is what Note was given in earlier rounds.
+	Past []Result
+	// Note keeps what became of a target, or of its compensation, for good, before
+	// anything that comes after it begins. If it fails, nothing more is begun. It is
+	// called from several goroutines, for chained deliveries alone. Nil keeps nothing:
+	// then there is no going on later.
+	Note func(context.Context, Result) error
+	// Patient reports whether the delivery may wait, within its [Policy.Timeout], before
+	// a gate that is shut, such as an open breaker. Nil means that it may not.
+	Patient func() bool
+}
+
+// Deliver makes a delivery, with the retries of its targets' policies, and returns a
+// result for each target, in order, when it has ended or ctx cuts it short. It never
+// panics.
+//
+// A chained delivery with [Round.Note] goes on from what was noted, and may leave some
+// for another round: then the error says why. It does so if ctx ends, if a note cannot be
+// kept, if a target is [Postponed], and if one failed for good or could not be compensated
+// and there is no way but to try again. In any other case the error is nil.
+func (w *Worker) Deliver(ctx context.Context, d *Delivery, r Round) ([]Result, error) {
+	return w.deliver(ctx, d, &r)
+}
+
+// Done reports the final result of one target to [Config.OnResult] and, if it failed, to
+// [Config.OnDeadLetter]. Every target of every accepted delivery ends with one call, or
+// in an [*UndeliveredError]; in both only if what was out, or its hook, outlasted Close.
+func (w *Worker) Done(ctx context.Context, r Result) { w.done(ctx, r) }
+
+// Postponed reports whether a delivery was not made for a reason that passes, and that
+// says nothing about the payload: its target's breaker was open, its bulkhead full, its
+// rate limit used up, or the target could not be looked up or is not known to this
+// process. A queue that can wait tries it again later, and counts nothing.
+func Postponed(err error) bool {
+	e, ok := lone[*TargetError](err)
+	if !ok || e.Attempts != 0 {
+		return false
+	}
+	for _, passing := range []error{ErrBreakerOpen, ErrRateLimited, ErrBulkheadFull, ErrLookup, ErrUnknownTarget} {
+		if errors.Is(e.Reason, passing) {
+			return true
+		}
+	}
+	return false
+}
+
 // BacklogReporter is a [Queue] that can tell what it holds, for metrics and
 // [Dispatcher.Snapshot]. The one in memory does.
 type BacklogReporter interface {
+	// Backlog returns what there is for each target. If it cannot be told, there is an
+	// error, and nothing else.
 	Backlog(context.Context) ([]Backlog, error)
 }
 
 // Backlog is what a queue has accepted for one target and not yet done.
 type Backlog struct {
-	Target      string
-	Deliveries  int
-	Oldest      time.Time // when its oldest was submitted
-	DeadLetters int       // kept by a queue that keeps them
-	Held        bool      // nothing is sent for now
-}
-
-// Worker is a dispatcher as a [Queue] sees it. It is safe for concurrent use.
-type Worker interface {
-	// Deliver makes one of a submission's deliveries, retries included, and
-	// returns when it has ended or ctx cuts it short. It never panics.
-	Deliver(ctx context.Context, s *Submission, target string) Result
-	// DeliverAll makes all deliveries of a submission that is
-	// [Submission.Chained], like Deliver. With a journal it goes on from what that
-	// has, and may leave some for later: then the error says why. It does so if ctx
-	// ends, if a note cannot be kept, if a target is [Postponed], and if one failed
-	// for good or could not be compensated and there is no way but to try again.
-	// Without a journal the error is nil.
-	DeliverAll(ctx context.Context, s *Submission, journal Journal) (Results, error)
-	// Done reports the final result of a delivery to [Config.OnResult] and, if it
-	// failed, to [Config.OnDeadLetter]. Every accepted delivery ends with one
-	// call, or in an [*UndeliveredError]; in both only if what was out, or its hook,
-	// outlasted Close.
-	Done(ctx context.Context, s *Submission, r Result)
-}
-
-// Undelivered is a delivery that was accepted but not made.
-type Undelivered struct {
-	Submission *Submission
-	// Result is that of the delivery so far. Its Outcome is [Rejected] if it was
-	// never begun, and [Unknown] if it may have taken effect.
-	Result Result
+	Target      string    `json:"-"`
+	Deliveries  int       `json:"deliveries"`
+	Oldest      time.Time `json:"oldest,omitzero"`        // when its oldest was submitted
+	DeadLetters int       `json:"dead_letters,omitempty"` // kept by a queue that keeps them
+	Held        bool      `json:"held,omitempty"`         // nothing is sent for now
 }
 
 // UndeliveredError names what was left when the time to drain was over.
 type UndeliveredError struct {
-	Left []Undelivered
+	// Left are the results so far. Outcome is [Rejected] if a delivery was never begun,
+	// and [Unknown] if it may have taken effect.
+	Left []Result
 	Err  error // why the time was over
 }
 
@@ -85,7 +191,7 @@ func (e *UndeliveredError) Error() string {
 		if i == 0 {
 			sep = ": "
 		}
-		fmt.Fprintf(&b, "%s%s to %s", sep, left.Submission.DispatchID, left.Result.Target)
+		fmt.Fprintf(&b, "%s%s to %s", sep, left.dispatchID(), left.Target)
 	}
 	if len(e.Left) > most {
 		fmt.Fprintf(&b, " and %d more", len(e.Left)-most)

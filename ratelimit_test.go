@@ -53,7 +53,7 @@ func TestATokenThatWouldComeTooLateIsNotWaitedFor(t *testing.T) {
 				dispatch(ctx, d)
 				r := dispatch(ctx, d)["crm"]
 				assert.Equal(t, fanout.Rejected, r.Outcome)
-				require.ErrorIs(t, r.Err, fanout.ErrRateLimited)
+				require.ErrorIs(t, r.Err(), fanout.ErrRateLimited)
 				assert.Zero(t, r.Duration)
 			})
 		})
@@ -67,7 +67,7 @@ func TestATokenThatIsNoLongerWaitedForGoesToTheNext(t *testing.T) {
 		for range 3 {
 			ctx, cancel := context.WithCancel(t.Context())
 			time.AfterFunc(10*time.Millisecond, cancel)
-			require.ErrorIs(t, dispatch(ctx, d)["crm"].Err, context.Canceled)
+			require.ErrorIs(t, dispatch(ctx, d)["crm"].Err(), context.Canceled)
 		}
 		r := dispatch(t.Context(), d)["crm"]
 		assert.Equal(t, 970*time.Millisecond, r.Duration)

@@ -2,17 +2,24 @@ package fanout
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
-	"log/slog"
 	"reflect"
 	"slices"
 	"sync"
+	"time"
+
+	"github.com/fanout-go/fanout/internal/otel"
 )
 
 // registry is the configured targets. They may change while dispatches run,
 // which go on with the definitions they began with.
 type registry struct {
+	builder
+	lookup func(context.Context, string) (Target, error)
+	named  namedGates
+
 	mu      sync.RWMutex
 	byName  map[string]*target
 	names   []string // in definition order
@@ -29,63 +36,40 @@ type selection struct {
 	err     error  // why it cannot be dispatched to: one that others come after was removed
 }
 
-// SetTargets adds targets to those of [Config.Targets], or replaces those of the
-// same names. What is under way, or submitted, goes on with the old definitions. A
-// target whose URL and policy stay as they were keeps its breaker, bulkhead, rate
-// limit and retry budget; otherwise they start anew. If there is an error, as by
-// [New] or [ErrClosed], nothing has changed. An idle target costs about 2.8 KiB and
-// no goroutine.
-func (d *Dispatcher) SetTargets(targets ...Target) error {
-	if err := d.begin(); err != nil {
-		return fmt.Errorf("fanout: %w", err)
+// allows refuses a quorum that cannot be reached.
+func (s *selection) allows(o *options) error {
+	switch n := o.quorum.successes; {
+	case o.quorum == quorum{}:
+		return nil
+	case o.again:
+		return invalid("Quorum", "given twice")
+	case n < 1 || n > len(s.targets):
+		return invalid("Quorum", "%d of %d targets", n, len(s.targets))
+	case s.graph != nil:
+		return invalid("Quorum", "the targets depend on each other, by After, Compensate or Pivot")
 	}
-	defer d.end()
-	if err := d.setTargets(targets); err != nil {
-		d.telemetry.securityInput(context.Background(), err)
-		return err
-	}
-	d.telemetry.security(context.Background(), slog.LevelInfo, eventTargetsSet, slog.Any("targets", namesOf(targets)))
 	return nil
 }
 
-func namesOf(targets []Target) []string {
-	names := make([]string, len(targets))
-	for i, t := range targets {
-		names[i] = t.Name
-	}
-	return names
-}
-
-func (d *Dispatcher) setTargets(targets []Target) error {
-	compiled, err := d.compileAll(targets)
+func (r *registry) setAll(definitions []Target) error {
+	built, err := r.buildAll(definitions)
 	if err != nil {
 		return err
 	}
-	return d.registry.set(compiled)
+	return r.set(built)
 }
 
-// TargetNames are the names of all configured targets, in definition order.
-func (d *Dispatcher) TargetNames() []string { return slices.Clone(d.registry.everything().names) }
-
-// RemoveTargets removes targets. What is under way to them, or submitted, goes
-// on. Unknown names are ignored.
-func (d *Dispatcher) RemoveTargets(names ...string) {
-	if removed := d.registry.remove(names); len(removed) > 0 {
-		d.telemetry.security(context.Background(), slog.LevelInfo, eventTargetsRemoved, slog.Any("targets", removed))
-	}
-}
-
-func (d *Dispatcher) compileAll(definitions []Target) ([]*target, error) {
-	var compiled []*target
+func (r *registry) buildAll(definitions []Target) ([]*target, error) {
+	var built []*target
 	var errs []error
 	for i, def := range definitions {
-		t, err := d.compile(def, i)
+		t, err := r.build(def, i)
 		errs = append(errs, err)
 		if err == nil {
-			compiled = append(compiled, t)
+			built = append(built, t)
 		}
 	}
-	return compiled, join(append(errs, duplicates(compiled))...)
+	return built, join(append(errs, duplicates(built))...)
 }
 
 func (r *registry) set(targets []*target) error {
@@ -142,8 +126,8 @@ func (t *target) takeGates(old *target) {
 		t.gates = newGates(t.policy)
 	}
 	for _, other := range t.others() {
-		if t.label != otherLabel {
-			other.label = other.Name
+		if t.shown.Label != otel.OtherLabel {
+			other.shown.Label = other.Name
 		}
 		var before *target
 		if old != nil {
@@ -181,9 +165,9 @@ func named(targets []*target, name string) *target {
 func (r *registry) setLabel(t, old *target) {
 	switch {
 	case old != nil:
-		t.label = old.label
-	case r.labels < maxLabels:
-		t.label = t.Name
+		t.shown.Label = old.shown.Label
+	case r.labels < otel.MaxLabels:
+		t.shown.Label = t.Name
 		r.labels++
 	}
 }
@@ -196,7 +180,7 @@ func (r *registry) remove(names []string) (removed []string) {
 		if t == nil {
 			continue
 		}
-		if t.label != otherLabel {
+		if t.shown.Label != otel.OtherLabel {
 			r.labels--
 		}
 		delete(r.byName, name)
@@ -232,4 +216,171 @@ func (r *registry) everything() *selection {
 		r.all.graph, r.all.err = newGraph(r.all.targets)
 	}
 	return r.all
+}
+
+// label is what a target is called in metrics.
+func (r *registry) label(name string) string {
+	if t, ok := r.get(name); ok {
+		return t.shown.Label
+	}
+	return otel.OtherLabel
+}
+
+// gatesOf finds a target's gates. Whoever asks must release them.
+func (r *registry) gatesOf(t *target) *gates {
+	if t.gates != nil {
+		return t.gates
+	}
+	if configured, ok := r.get(t.Name); ok {
+		return configured.gates
+	}
+	return r.named.acquire(t.Name, t.policy)
+}
+
+// gatesNamed are those of a target that is configured, or was given not long ago.
+func (r *registry) gatesNamed(name string) (*gates, bool) {
+	if t, ok := r.get(name); ok {
+		return t.gates, true
+	}
+	return r.named.get(name)
+}
+
+// choose resolves options to targets.
+func (r *registry) choose(ctx context.Context, o *options) (*selection, error) {
+	chosen := r.everything()
+	if o.chosen {
+		var err error
+		if chosen, err = r.pick(o.within(ctx), o.picks); err != nil {
+			return nil, err
+		}
+	}
+	switch {
+	case chosen.err != nil:
+		return nil, chosen.err
+	case len(chosen.targets) > 0:
+		return chosen, nil
+	case o.chosen:
+		return nil, invalid("Targets", "%w were chosen by the options of the call", ErrNoTargets)
+	}
+	return nil, invalid("Targets", "%w are configured", ErrNoTargets)
+}
+
+func (r *registry) pick(ctx context.Context, picks []pick) (*selection, error) {
+	var chosen selection
+	var errs []error
+	for i, p := range picks {
+		t, err := r.resolve(ctx, p, i)
+		errs = append(errs, err)
+		if err == nil {
+			chosen.targets = append(chosen.targets, t)
+			chosen.names = append(chosen.names, t.Name)
+		}
+	}
+	if err := join(append(errs, duplicates(chosen.targets))...); err != nil {
+		return nil, err
+	}
+	var err error
+	chosen.graph, err = newGraph(chosen.targets)
+	return &chosen, err
+}
+
+func (r *registry) resolve(ctx context.Context, p pick, position int) (*target, error) {
+	if p.definition != nil {
+		return r.build(*p.definition, position)
+	}
+	t, err := r.find(ctx, p.name)
+	if errors.Is(err, ErrUnknownTarget) || errors.Is(err, ErrTargetGone) {
+		return nil, &InvalidError{Target: p.name, Field: "Name", Err: err}
+	}
+	return t, err
+}
+
+// chosen are the targets of these names, which depended on each other when they were
+// chosen if chained.
+func (r *registry) chosen(ctx context.Context, names []string, chained bool) (*selection, error) {
+	chosen := &selection{names: names}
+	for _, name := range names {
+		t, err := r.find(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		chosen.targets = append(chosen.targets, t)
+	}
+	if !chained {
+		return chosen, nil
+	}
+	var err error
+	if chosen.graph, err = newGraph(chosen.targets); err != nil {
+		return nil, fmt.Errorf("%w: %s", ErrLookup, fieldText(err)) // their definitions have changed
+	}
+	if chosen.graph == nil { // so have these, which depend on each other no more
+		chosen.graph = flatGraph(len(names))
+	}
+	return chosen, nil
+}
+
+func duplicates(targets []*target) error {
+	seen := make(map[string]bool, len(targets))
+	for _, t := range targets {
+		for _, one := range append(t.others(), t) {
+			if seen[one.Name] {
+				return &InvalidError{Target: one.Name, Field: "Name", Err: errors.New("given twice")}
+			}
+			seen[one.Name] = true
+		}
+	}
+	return nil
+}
+
+// find resolves a name to a configured target, or one that [Config.Lookup] knows. The
+// error matches ErrUnknownTarget, ErrTargetGone or ErrLookup.
+func (r *registry) find(ctx context.Context, name string) (*target, error) {
+	if t, ok := r.get(name); ok {
+		return t, nil
+	}
+	if r.lookup == nil {
+		return nil, ErrUnknownTarget
+	}
+	def, err := r.lookUp(ctx, name)
+	switch {
+	case errors.Is(err, ErrTargetGone):
+		return nil, err
+	case err != nil:
+		return nil, fmt.Errorf("target %q: %w: %w", name, ErrLookup, err)
+	}
+	def.Name = name
+	t, err := r.build(def, 0)
+	if err != nil {
+		// Not wrapped: it is no fault of whoever dispatches.
+		return nil, fmt.Errorf("target %q: %w: what it found cannot be used: %s", name, ErrLookup, fieldText(err))
+	}
+	t.found = true
+	return t, nil
+}
+
+// lookupTimeout keeps a look-up that waits for what its caller holds from waiting for
+// ever.
+const lookupTimeout = 10 * time.Second
+
+func (r *registry) lookUp(ctx context.Context, name string) (def Target, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = newPanicError(p)
+		}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	def, err = r.lookup(ctx, name)
+	if err == nil && def.Name != "" && def.Name != name {
+		err = fmt.Errorf("found a target named %q", def.Name)
+	}
+	return def, err
+}
+
+func namesOf(targets []Target) []string {
+	names := make([]string, len(targets))
+	for i, t := range targets {
+		names[i] = t.Name
+	}
+	return names
 }

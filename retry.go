@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"cmp"
+	"context"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -140,11 +141,13 @@ func (s *schedule) next(r *Retry, throttled bool, hint time.Duration) time.Durat
 	return saturatingAdd(hint, rand.N(spread+1))
 }
 
+const maxDuration time.Duration = 1<<63 - 1
+
 func saturatingAdd(a, b time.Duration) time.Duration {
 	if sum := a + b; sum >= a {
 		return sum
 	}
-	return 1<<63 - 1
+	return maxDuration
 }
 
 // budget is the bucket of tokens that a target's retries are paid from.
@@ -191,4 +194,15 @@ func (b *budget) add(tokens float64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.tokens = min(b.size, b.tokens+tokens)
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return endOf(ctx)
+	}
 }

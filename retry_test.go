@@ -125,9 +125,9 @@ func TestARetryAfterBeyondTheDeadlineEndsTheDeliveryAtOnceAndIsInTheError(t *tes
 				r := dispatch(t.Context(), newDispatcher(t, via("crm", saying(value, 429))))["crm"]
 				assert.Zero(t, time.Since(began))
 				assert.Equal(t, fanout.Failed, r.Outcome)
-				require.ErrorIs(t, r.Err, fanout.ErrNoTimeLeft)
+				require.ErrorIs(t, r.Err(), fanout.ErrNoTimeLeft)
 				var status *fanout.StatusError
-				require.ErrorAs(t, r.Err, &status)
+				require.ErrorAs(t, r.Err(), &status)
 				assert.Equal(t, hint, status.RetryAfter)
 			})
 		})
@@ -148,8 +148,8 @@ func TestOnlyTheStatusesOfThePolicyAreRetried(t *testing.T) {
 			target := with(via("crm", answering(test.answer)), fanout.Policy{Retry: fanout.Retry{Statuses: test.statuses}})
 			r := dispatch(t.Context(), newDispatcher(t, target))["crm"]
 			assert.Len(t, r.Attempts, test.attempts, "%v %d", test.statuses, test.answer)
-			assert.Equal(t, test.attempts == 1, errors.Is(r.Err, fanout.ErrNotRetried))
-			assert.Equal(t, test.attempts == 3, errors.Is(r.Err, fanout.ErrAttemptsExhausted))
+			assert.Equal(t, test.attempts == 1, errors.Is(r.Err(), fanout.ErrNotRetried))
+			assert.Equal(t, test.attempts == 3, errors.Is(r.Err(), fanout.ErrAttemptsExhausted))
 		})
 	}
 }
@@ -158,7 +158,7 @@ func TestOneAttemptMeansNoRetries(t *testing.T) {
 	target := with(via("crm", answering(500)), fanout.Policy{Retry: fanout.Retry{MaxAttempts: 1}})
 	r := dispatch(t.Context(), newDispatcher(t, target))["crm"]
 	assert.Len(t, r.Attempts, 1)
-	require.ErrorIs(t, r.Err, fanout.ErrAttemptsExhausted)
+	require.ErrorIs(t, r.Err(), fanout.ErrAttemptsExhausted)
 }
 
 func TestSuccessesRefillTheRetryBudget(t *testing.T) {
@@ -169,7 +169,7 @@ func TestSuccessesRefillTheRetryBudget(t *testing.T) {
 		attempts := func() int { return len(dispatch(t.Context(), d)["crm"].Attempts) }
 
 		assert.Equal(t, 2, attempts())
-		require.ErrorIs(t, dispatch(t.Context(), d)["crm"].Err, fanout.ErrRetryBudget)
+		require.ErrorIs(t, dispatch(t.Context(), d)["crm"].Err(), fanout.ErrRetryBudget)
 		status = 200
 		attempts()
 		status = 500
@@ -189,7 +189,7 @@ func TestARetryThatIsNotSentCostsNoBudget(t *testing.T) {
 		for range 5 { // each takes the only token, and is cancelled in its backoff
 			ctx, cancel := context.WithCancel(t.Context())
 			time.AfterFunc(time.Millisecond, cancel)
-			require.ErrorIs(t, dispatch(ctx, d)["crm"].Err, context.Canceled)
+			require.ErrorIs(t, dispatch(ctx, d)["crm"].Err(), context.Canceled)
 		}
 		assert.Len(t, dispatch(t.Context(), d)["crm"].Attempts, 2)
 	})
@@ -237,9 +237,9 @@ func TestCredentialsThatCannotBeRefreshedEndTheDelivery(t *testing.T) {
 		target.Auth = &renewable{err: errors.New("token endpoint down")}
 		r := dispatch(t.Context(), newDispatcher(t, target))["crm"]
 		assert.Equal(t, fanout.Failed, r.Outcome)
-		require.ErrorIs(t, r.Err, fanout.ErrAuth)
-		require.ErrorContains(t, r.Err, "token endpoint down")
-		require.ErrorContains(t, r.Err, "401 Unauthorized")
+		require.ErrorIs(t, r.Err(), fanout.ErrAuth)
+		require.ErrorContains(t, r.Err(), "token endpoint down")
+		require.ErrorContains(t, r.Err(), "401 Unauthorized")
 	})
 }
 
@@ -269,7 +269,7 @@ func FuzzRetryAfter(f *testing.F) {
 				require.GreaterOrEqual(t, r.Attempts[1].Start.Sub(began), status.RetryAfter)
 				return
 			}
-			require.ErrorIs(t, r.Err, fanout.ErrNoTimeLeft)
+			require.ErrorIs(t, r.Err(), fanout.ErrNoTimeLeft)
 			require.Greater(t, status.RetryAfter, 20*time.Second)
 		})
 	})

@@ -65,13 +65,13 @@ func TestASagaThatFailsUndoesWhatWasDoneInReverseOrder(t *testing.T) {
 	results, err := d.Dispatch(t.Context(), "order")
 	assert.Equal(t, []string{"reserve", "pay", "ship", "undo pay", "undo reserve"}, j.entries)
 	assert.Equal(t, map[string]string{"reserve": "compensated", "pay": "compensated", "ship": "failed", "notify": "skipped"}, outcomesOf(results))
-	require.EqualError(t, results["pay"].Err, `pay: compensated, as "ship" failed`)
+	require.EqualError(t, results["pay"].Err(), `pay: compensated, as "ship" failed`)
 	require.EqualError(t, err, `fanout: 4 of 4 targets not delivered: reserve: compensated, as "ship" failed; `+
 		`pay: compensated, as "ship" failed; ship: not retried after 1 attempt: 422 Unprocessable Entity; notify: skipped, as it comes after "ship": failed`)
 	pay := results["pay"]
 	require.Len(t, pay.Attempts, 2)
 	assert.Equal(t, fanout.CompensationAttempt, pay.Attempts[1].Kind)
-	assert.Equal(t, pay.DispatchID+":pay-compensation.1", pay.Attempts[1].RequestID)
+	assert.Equal(t, pay.Payload.ID+":pay-compensation.1", pay.Attempts[1].RequestID)
 }
 
 func TestWhatMayHaveBeenDoneIsUndoneToo(t *testing.T) {
@@ -79,7 +79,7 @@ func TestWhatMayHaveBeenDoneIsUndoneToo(t *testing.T) {
 	d := newDispatcher(t, with(j.step("pay", lost, answering(200)), once))
 	results := dispatch(t.Context(), d)
 	assert.Equal(t, []string{"pay", "undo pay"}, j.entries)
-	require.EqualError(t, results["pay"].Err, `pay: compensated, as "pay" failed: pay: given up after 1 attempt: connection lost; it may have taken effect`)
+	require.EqualError(t, results["pay"].Err(), `pay: compensated, as "pay" failed: pay: given up after 1 attempt: connection lost; it may have taken effect`)
 }
 
 func TestWhatWasNeverDoneIsNotUndone(t *testing.T) {
@@ -97,7 +97,7 @@ func TestNoTargetOfAFailedSagaBegins(t *testing.T) {
 		d := newDispatcher(t, j.step("fails", answering(400), nil), j.step("slow", slow(time.Second), ok), after(j.step("next", ok, ok), "slow"))
 		results := dispatch(t.Context(), d)
 		assert.Equal(t, map[string]string{"fails": "failed", "slow": "compensated", "next": "skipped"}, outcomesOf(results))
-		require.EqualError(t, results["next"].Err, `next: skipped, as the saga failed with "fails"`)
+		require.EqualError(t, results["next"].Err(), `next: skipped, as the saga failed with "fails"`)
 	})
 }
 
@@ -116,16 +116,16 @@ func TestIndependentCompensationsRunAtTheSameTimeAndOneThatFailsStopsNone(t *tes
 		second := slow(time.Second)
 		d := newWith(t, fanout.Config{
 			Targets: []fanout.Target{j.step("a", answering(200), second), j.step("b", answering(200), delayed(time.Second, answering(403))), j.step("c", answering(200), second), j.step("fails", slow400, nil)},
-			OnDeadLetter: func(_ context.Context, s *fanout.Submission, r fanout.Result) {
-				dead = append(dead, s.DispatchID+" "+r.Target+" "+r.Outcome.String())
+			OnDeadLetter: func(_ context.Context, r fanout.Result) {
+				dead = append(dead, r.Payload.ID+" "+r.Target+" "+r.Outcome.String())
 			},
 		})
 		began := time.Now()
 		results := dispatch(t.Context(), d)
 		assert.Equal(t, 2*time.Second, time.Since(began))
 		assert.Equal(t, map[string]string{"a": "compensated", "b": "compensation_failed", "c": "compensated", "fails": "failed"}, outcomesOf(results))
-		require.EqualError(t, results["b"].Err, "b: compensation failed: b-compensation: not retried after 1 attempt: 403 Forbidden")
-		assert.Equal(t, []string{results["b"].DispatchID + " b compensation_failed"}, dead, "somebody has to look at it")
+		require.EqualError(t, results["b"].Err(), "b: compensation failed: b-compensation: not retried after 1 attempt: 403 Forbidden")
+		assert.Equal(t, []string{results["b"].Payload.ID + " b compensation_failed"}, dead, "somebody has to look at it")
 	})
 }
 
@@ -166,7 +166,7 @@ func TestACompensationHasAKeyPolicyAndResultOfItsOwn(t *testing.T) {
 		results := dispatch(t.Context(), newDispatcher(t, pay, after(via("ship", answering(400)), "pay")))
 		assert.Equal(t, "compensated", results["pay"].Outcome.String())
 		assert.Equal(t, "p-1", string(body))
-		key := results["pay"].DispatchID + ":refund"
+		key := results["pay"].Payload.ID + ":refund"
 		assert.Equal(t, []string{key, key, key, key}, keys)
 	})
 }
@@ -231,9 +231,9 @@ func TestASubmittedSagaReportsEveryStep(t *testing.T) {
 		d := newWith(t, fanout.Config{
 			Targets:      []fanout.Target{j.step("a", ok, ok), after(j.step("b", ok, answering(400)), "a"), after(j.step("c", answering(400), ok), "b")},
 			OnResult:     results.OnResult,
-			OnDeadLetter: func(_ context.Context, _ *fanout.Submission, r fanout.Result) { dead[r.Target] = r.Outcome.String() },
+			OnDeadLetter: func(_ context.Context, r fanout.Result) { dead[r.Target] = r.Outcome.String() },
 		})
-		got, err := results.Wait(t.Context(), submit(t, d))
+		got, err := results.Wait(t.Context(), submit(t, d), "a", "b", "c")
 		require.NoError(t, err)
 		synctest.Wait()
 		assert.Equal(t, map[string]string{"a": "compensated", "b": "compensation_failed", "c": "failed"}, outcomesOf(got))
@@ -253,7 +253,7 @@ func TestCloseCutsACompensationShortAndNamesIt(t *testing.T) {
 		require.ErrorAs(t, d.Close(ctx), &left)
 		outcomes := map[string]string{}
 		for _, u := range left.Left {
-			outcomes[u.Result.Target] = u.Result.Outcome.String()
+			outcomes[u.Target] = u.Outcome.String()
 		}
 		assert.Equal(t, map[string]string{"a": "compensation_failed", "b": "failed"}, outcomes)
 	})

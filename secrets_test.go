@@ -91,7 +91,7 @@ func TestInvariant11NoSecretIsInAnErrorLogSpanOrMetric(t *testing.T) {
 			require.Error(t, err)
 			seen.text.WriteString(err.Error())
 			for _, r := range results {
-				fmt.Fprintln(&seen.text, r.Err, r.Attempts)
+				fmt.Fprintln(&seen.text, r.Err(), r.Attempts)
 			}
 			_, err = d.Dispatch(t.Context(), payload, fanout.ToTargets(fanout.Target{Name: "bad", URL: "https://user:" + marked("password") + "@crm.example"}))
 			seen.text.WriteString(err.Error())

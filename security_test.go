@@ -58,13 +58,13 @@ func TestInformationalAnswersWithoutEndEnd(t *testing.T) {
 	})
 	target := with(api.Target("crm"), fanout.Policy{AttemptTimeout: 20 * time.Second, Retry: fanout.Retry{MaxAttempts: 1}})
 	r := dispatch(t.Context(), newDispatcher(t, target))["crm"]
-	require.Error(t, r.Err)
-	require.NotErrorIs(t, r.Err, fanout.ErrAttemptTimeout, "it ends by itself")
+	require.Error(t, r.Err())
+	require.NotErrorIs(t, r.Err(), fanout.ErrAttemptTimeout, "it ends by itself")
 }
 
 func TestStatusesMadeUpMakeNoClasses(t *testing.T) {
-	for status, want := range map[int]string{404: "404", 599: "599", 600: "_OTHER", 999: "_OTHER", 99: "_OTHER", -1: "_OTHER"} {
-		assert.Equal(t, want, fanout.ErrorClass(&fanout.StatusError{StatusCode: status}))
+	for status, want := range map[int]fanout.Class{404: "404", 599: "599", 600: "_OTHER", 999: "_OTHER", 99: "_OTHER", -1: "_OTHER"} {
+		assert.Equal(t, want, fanout.ClassOf(&fanout.StatusError{StatusCode: status}))
 	}
 }
 

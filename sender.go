@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"slices"
 )
 
 // Sender carries a payload to a target that is not a URL: a gRPC client, an
@@ -25,18 +26,54 @@ type SenderFunc func(context.Context, *Request) (*Response, error)
 // Send calls f.
 func (f SenderFunc) Send(ctx context.Context, r *Request) (*Response, error) { return f(ctx, r) }
 
-// Request is what one attempt sends.
-type Request struct {
-	Target         string
-	DispatchID     string
-	CorrelationID  string
-	IdempotencyKey string // the same on all attempts; empty if the target takes none
-	RequestID      string // of this attempt
-	Attempt        int    // from 1
+// Answer is a [Sender] that sends nothing and always answers the same: the last
+// of a target's fallbacks, such as a default or what is in a cache.
+func Answer(r Response) Sender {
+	return SenderFunc(func(context.Context, *Request) (*Response, error) {
+		own := r
+		own.Header, own.Body = r.Header.Clone(), slices.Clone(r.Body)
+		return &own, nil
+	})
+}
 
-	// Payload is the value given to Dispatch, nil if that was bytes. It is
-	// shared by all targets and must not be changed.
-	Payload any
+// mark is an error with its reach and whether to retry, as the user's code knows it.
+type mark struct {
+	err   error
+	reach reach
+	retry bool
+}
+
+func (m *mark) Error() string { return m.err.Error() }
+func (m *mark) Unwrap() error { return m.err }
+
+// Refused marks a [Sender]'s or classifier's error as the target's own no: the
+// outcome is [Failed] rather than [Unknown]. It may be retried.
+func Refused(err error) error { return marked(err, refused, true) }
+
+// Permanent marks an error as the target's own no that a retry cannot mend.
+func Permanent(err error) error { return marked(err, refused, false) }
+
+// NotSent marks an error that arose before anything can have reached the
+// target: the outcome is [Failed], and a retry is always safe.
+func NotSent(err error) error { return marked(err, notSent, true) }
+
+func marked(err error, r reach, retry bool) error {
+	if err == nil {
+		return nil
+	}
+	return &mark{err, r, retry}
+}
+
+// Request is one attempt, as a [Sender], a [Target.Prepare], a [Signer] and hooks see it.
+type Request struct {
+	Target    string
+	Key       string // the idempotency key, the same on all attempts; empty if the target takes none
+	RequestID string // of this attempt
+	Attempt   int    // from 1
+
+	// Payload is what was dispatched: its IDs, its type, its value. It is shared by all
+	// targets and must not be changed.
+	Payload *Payload
 	// Method and URL are those of an HTTP target; URL is nil for a [Sender].
 	Method string
 	URL    *url.URL
@@ -117,19 +154,3 @@ func (f SignerFunc) Sign(ctx context.Context, r *Request) error { return f(ctx, 
 
 // checker is an [Authenticator] or [Signer] that can be found useless before it is used.
 type checker interface{ Check() error }
-
-// ability finds an optional ability of part, which is an [Authenticator] or a [Signer],
-// or of what part wraps.
-func ability[Ability, Part any](part Part) (Ability, bool) {
-	for {
-		if able, ok := any(part).(Ability); ok {
-			return able, true
-		}
-		wrapper, ok := any(part).(interface{ Unwrap() Part })
-		if !ok {
-			var none Ability
-			return none, false
-		}
-		part = wrapper.Unwrap()
-	}
-}

@@ -33,7 +33,7 @@ func TestSigner_WhoseSignatureCannotBeMadeEndsTheDeliveryUnsent(t *testing.T) {
 	} {
 		r := dispatch(t.Context(), newDispatcher(t, signed(via("hook", answering(200)), signer)))["hook"]
 		assert.Equal(t, fanout.Rejected, r.Outcome)
-		require.EqualError(t, r.Err, want)
+		require.EqualError(t, r.Err(), want)
 	}
 }
 

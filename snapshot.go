@@ -2,15 +2,20 @@ package fanout
 
 import (
 	"context"
-	"sync/atomic"
 	"time"
+
+	"github.com/fanout-go/fanout/internal/ability"
+	"github.com/fanout-go/fanout/internal/otel"
 )
 
 // Snapshot is how a dispatcher's configured targets are at one moment, in
 // definition order, each followed by its fallbacks and compensation. It holds no address and nothing a target has said.
 type Snapshot struct {
-	Time    time.Time        `json:"time"`
-	Targets []TargetSnapshot `json:"targets"`
+	Time time.Time `json:"time"`
+	// BacklogError is the [Class] of the queue's error, if its backlog cannot be read.
+	// Then no target has a Backlog.
+	BacklogError Class            `json:"backlog_error,omitempty"`
+	Targets      []TargetSnapshot `json:"targets"`
 }
 
 // TargetSnapshot is how one target is. Counts are since it was configured, or its
@@ -22,12 +27,8 @@ type TargetSnapshot struct {
 	InFlight int64        `json:"in_flight"` // attempts
 	Waiting  int64        `json:"waiting"`   // attempts, for the bulkhead
 
-	Queued    int           `json:"queued"`        // deliveries submitted and not done
-	OldestAge time.Duration `json:"oldest_age_ns"` // of those
-	// What a durable queue keeps of deliveries that failed for good, and whether it
-	// holds back the rest.
-	DeadLetters int  `json:"dead_letters,omitempty"`
-	Held        bool `json:"held,omitempty"`
+	// Backlog is what the queue holds for the target; nil if the queue cannot tell.
+	Backlog *Backlog `json:"backlog,omitempty"`
 
 	Attempts  uint64 `json:"attempts"`
 	Retries   uint64 `json:"retries"`
@@ -38,43 +39,40 @@ type TargetSnapshot struct {
 	Degraded  uint64 `json:"degraded"`
 	Skipped   uint64 `json:"skipped"`
 
-	LastError   string    `json:"last_error,omitempty"` // its [ErrorClass]; not that the breaker was open
+	LastError   Class     `json:"last_error,omitempty"` // not that the breaker was open
 	LastErrorAt time.Time `json:"last_error_at,omitzero"`
 }
 
-// Snapshot returns how all configured targets are, for health checks and
-// dashboards; fanouthttp.StatusHandler shows it.
-func (d *Dispatcher) Snapshot(ctx context.Context) Snapshot {
-	backlog := d.backlog(ctx)
-	s := Snapshot{Time: time.Now(), Targets: []TargetSnapshot{}}
-	for t := range withOthers(d.registry.everything().targets) {
+// snapshot is how the targets are, with what the queue holds for each.
+func snapshot(targets []*target, backlog map[string]Backlog, err error) Snapshot {
+	s := Snapshot{Time: time.Now(), Targets: []TargetSnapshot{}, BacklogError: ClassOf(err)}
+	for t := range withOthers(targets) {
 		one := t.gates.snapshot()
 		one.Target, one.Optional = t.Name, t.Optional
-		if b, ok := backlog[t.Name]; ok {
-			one.Queued, one.DeadLetters, one.Held = b.Deliveries, b.DeadLetters, b.Held
-			if b.Deliveries > 0 {
-				one.OldestAge = s.Time.Sub(b.Oldest)
-			}
+		if backlog != nil {
+			b := backlog[t.Name]
+			one.Backlog = &b
 		}
 		s.Targets = append(s.Targets, one)
 	}
 	return s
 }
 
-func (d *Dispatcher) backlog(ctx context.Context) map[string]Backlog {
-	reporter, ok := d.queue.(BacklogReporter)
+// backlogOf is what a queue holds for each target; nil if it cannot tell.
+func backlogOf(ctx context.Context, queue Queue) (map[string]Backlog, error) {
+	reporter, ok := ability.Of[BacklogReporter](queue)
 	if !ok {
-		return nil
+		return nil, nil
 	}
 	all, err := reporter.Backlog(ctx)
 	if err != nil {
-		d.telemetry.logger.WarnContext(ctx, "fanout: backlog unknown", "error", err)
+		return nil, err
 	}
 	byTarget := make(map[string]Backlog, len(all))
 	for _, b := range all {
 		byTarget[b.Target] = b
 	}
-	return byTarget
+	return byTarget, nil
 }
 
 func (g *gates) snapshot() TargetSnapshot {
@@ -93,36 +91,40 @@ func (g *gates) snapshot() TargetSnapshot {
 		Skipped:   t.outcomes[Skipped].Load(),
 	}
 	if last := t.lastError.Load(); last != nil {
-		s.LastError, s.LastErrorAt = last.class, last.at
+		s.LastError, s.LastErrorAt = Class(last.class), last.at
 	}
 	return s
 }
 
-// tally is what came of a name's deliveries so far.
-type tally struct {
-	inFlight          atomic.Int64
-	attempts, retries atomic.Uint64
-	outcomes          [len(outcomeNames)]atomic.Uint64
-	lastError         atomic.Pointer[lastError]
-}
-
-type lastError struct {
-	class string
-	at    time.Time
-}
-
-func (t *tally) sent(again bool) {
-	t.inFlight.Add(1)
-	t.attempts.Add(1)
-	if again {
-		t.retries.Add(1)
+// gaugesOf are the targets that have series of their own.
+func gaugesOf(targets []*target) []otel.Gauges {
+	var all []otel.Gauges
+	for t := range withOthers(targets) {
+		if t.shown.Label != otel.OtherLabel {
+			all = append(all, otel.Gauges{Label: t.shown.Label, Breaker: stateValues[t.gates.breaker.state()],
+				InFlight: t.gates.tally.inFlight.Load(), Waiting: t.gates.bulkhead.queued()})
+		}
 	}
+	return all
 }
 
-func (t *tally) ended(outcome Outcome, err error) {
-	t.outcomes[outcome].Add(1)
-	class := ErrorClass(err)
-	if err != nil && outcome != Skipped && class != ErrorClass(ErrBreakerOpen) { // which would hide why it opened
-		t.lastError.Store(&lastError{class, time.Now()})
+var stateValues = map[BreakerState]int64{BreakerClosed: 0, BreakerHalfOpen: 1, BreakerOpen: 2}
+
+// byLabel adds a backlog up for metrics, with a zero for every configured target.
+func byLabel(backlog map[string]Backlog, configured []string, label func(string) string) map[string]otel.Backlog {
+	all := map[string]otel.Backlog{}
+	for _, name := range configured {
+		all[label(name)] = otel.Backlog{}
 	}
+	for name, b := range backlog {
+		one := all[label(name)]
+		one.Deliveries += int64(b.Deliveries)
+		one.DeadLetters += int64(b.DeadLetters)
+		one.KeepsDead = true
+		if b.Deliveries > 0 {
+			one.Oldest = max(one.Oldest, time.Since(b.Oldest))
+		}
+		all[label(name)] = one
+	}
+	return all
 }

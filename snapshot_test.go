@@ -23,6 +23,7 @@ func TestSnapshot_SaysHowEachTargetIs(t *testing.T) {
 		require.NoError(t, err)
 		dispatch(t.Context(), d, fanout.To("fine", "down"))
 		dispatch(t.Context(), d, fanout.To("down"))
+		submitted := time.Now()
 		submit(t, d, fanout.To("hangs"))
 		submit(t, d, fanout.To("hangs"))
 		synctest.Wait()
@@ -31,17 +32,17 @@ func TestSnapshot_SaysHowEachTargetIs(t *testing.T) {
 		s := d.Snapshot(t.Context())
 		assert.Equal(t, time.Now(), s.Time)
 		require.Len(t, s.Targets, 3)
-		assert.Equal(t, fanout.TargetSnapshot{Target: "fine", Breaker: fanout.BreakerClosed, Attempts: 2, Retries: 1, Delivered: 1}, s.Targets[0])
+		assert.Equal(t, fanout.TargetSnapshot{Target: "fine", Breaker: fanout.BreakerClosed, Attempts: 2, Retries: 1, Delivered: 1, Backlog: &fanout.Backlog{}}, s.Targets[0])
 		down := s.Targets[1]
 		assert.False(t, down.LastErrorAt.Before(began))
 		down.LastErrorAt = time.Time{}
-		assert.Equal(t, fanout.TargetSnapshot{Target: "down", Breaker: fanout.BreakerOpen, Attempts: 3, Retries: 2, Failed: 1, Rejected: 1, LastError: "500"}, down)
-		assert.Equal(t, fanout.TargetSnapshot{Target: "hangs", Optional: true, Breaker: fanout.BreakerClosed, InFlight: 1, Waiting: 1, Queued: 2, OldestAge: time.Second, Attempts: 1}, s.Targets[2])
+		assert.Equal(t, fanout.TargetSnapshot{Target: "down", Breaker: fanout.BreakerOpen, Attempts: 3, Retries: 2, Failed: 1, Rejected: 1, LastError: "500", Backlog: &fanout.Backlog{}}, down)
+		assert.Equal(t, fanout.TargetSnapshot{Target: "hangs", Optional: true, Breaker: fanout.BreakerClosed, InFlight: 1, Waiting: 1, Backlog: &fanout.Backlog{Target: "hangs", Deliveries: 2, Oldest: submitted}, Attempts: 1}, s.Targets[2])
 
 		over, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		require.Error(t, d.Close(over))
 		s = d.Snapshot(t.Context())
-		assert.Zero(t, s.Targets[2].InFlight+s.Targets[2].Waiting+int64(s.Targets[2].Queued), "nothing is left over")
+		assert.Zero(t, s.Targets[2].InFlight+s.Targets[2].Waiting+int64(s.Targets[2].Backlog.Deliveries), "nothing is left over")
 	})
 }

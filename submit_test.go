@@ -36,7 +36,7 @@ func slow(d time.Duration) wire {
 	}
 }
 
-func submit(t *testing.T, d *fanout.Dispatcher, options ...fanout.Option) string {
+func submit(t *testing.T, d *fanout.Dispatcher, options ...fanout.SubmitOption) string {
 	t.Helper()
 	id, err := d.Submit(t.Context(), "hello", options...)
 	require.NoError(t, err)
@@ -53,12 +53,12 @@ func TestSubmitReturnsAtOnceAndDeliversToAll(t *testing.T) {
 		began := time.Now()
 		id := submit(t, d)
 		assert.Zero(t, time.Since(began))
-		got, err := results.Wait(t.Context(), id)
+		got, err := results.Wait(t.Context(), id, "quick", "slow", "no")
 		require.NoError(t, err)
 		assert.Equal(t, 5*time.Second, time.Since(began))
 		for target, outcome := range map[string]fanout.Outcome{"quick": fanout.Delivered, "slow": fanout.Delivered, "no": fanout.Failed} {
 			assert.Equal(t, outcome, got[target].Outcome)
-			assert.Equal(t, id, got[target].DispatchID)
+			assert.Equal(t, id, got[target].Payload.ID)
 		}
 	})
 }
@@ -88,13 +88,13 @@ func TestInvariant9SubmittedWorkOutlivesTheRequestAndKeepsItsValues(t *testing.T
 		id, err := d.Submit(ctx, "hello")
 		require.NoError(t, err)
 		cancel()
-		got, err := results.Wait(t.Context(), id)
+		got, err := results.Wait(t.Context(), id, "ledger", "hangs")
 		require.NoError(t, err)
 		assert.Equal(t, fanout.Delivered, got["ledger"].Outcome)
 		assert.Equal(t, "kept", value)
 		assert.Equal(t, "visit-7", correlationID)
 		assert.Equal(t, fanout.Unknown, got["hangs"].Outcome)
-		require.ErrorIs(t, got["hangs"].Err, fanout.ErrTimeout)
+		require.ErrorIs(t, got["hangs"].Err(), fanout.ErrTimeout)
 		assert.Equal(t, time.Minute, time.Since(began), "a deadline of its own")
 	})
 }
@@ -119,11 +119,11 @@ func TestInvariant10AfterCloseNothingRunsAndWhatWasNotDeliveredIsNamed(t *testin
 	require.ErrorIs(t, err, context.Canceled)
 	outcomes := map[string]fanout.Outcome{}
 	for _, u := range left.Left {
-		outcomes[u.Submission.DispatchID] = u.Result.Outcome
-		assert.Equal(t, 1, strings.Count(u.Result.Err.Error(), "dispatcher closed"), u.Result.Err)
-		assert.Equal(t, "hello", u.Submission.Payload)
-		assert.Equal(t, u.Submission.DispatchID, u.Result.PayloadKey, "so that it can be repeated")
-		assert.Equal(t, `"hello"`, string(u.Submission.Body))
+		outcomes[u.Payload.ID] = u.Outcome
+		assert.Equal(t, 1, strings.Count(u.Err().Error(), "dispatcher closed"), u.Err())
+		assert.Equal(t, "hello", u.Payload.Value)
+		assert.Equal(t, u.Payload.ID, u.Payload.Key, "so that it can be repeated")
+		assert.Equal(t, `"hello"`, string(u.Payload.Body))
 	}
 	assert.Equal(t, map[string]fanout.Outcome{first: fanout.Unknown, second: fanout.Rejected}, outcomes)
 	assert.Equal(t, 1, hangs.Count())
@@ -135,7 +135,7 @@ func TestCloseDrainsWhatWasSubmitted(t *testing.T) {
 		d, err := fanout.New(fanout.Config{
 			Targets:  []fanout.Target{via("crm", slow(time.Second))},
 			Queue:    fanout.NewMemoryQueue(fanout.MemoryLimits{Workers: 2}),
-			OnResult: func(context.Context, *fanout.Submission, fanout.Result) { delivered.Add(1) },
+			OnResult: func(context.Context, fanout.Result) { delivered.Add(1) },
 		})
 		require.NoError(t, err)
 		for range 10 {
@@ -180,8 +180,8 @@ func TestASenderThatIgnoresItsContextIsNamedToo(t *testing.T) {
 		var left *fanout.UndeliveredError
 		require.ErrorAs(t, d.Close(context.Background()), &left)
 		require.Len(t, left.Left, 1)
-		assert.Equal(t, id, left.Left[0].Submission.DispatchID)
-		assert.Equal(t, fanout.Unknown, left.Left[0].Result.Outcome)
+		assert.Equal(t, id, left.Left[0].Payload.ID)
+		assert.Equal(t, fanout.Unknown, left.Left[0].Outcome)
 		close(release)
 	})
 }
@@ -190,7 +190,7 @@ func TestWhatWasDeliveredIsNotNamedForASlowHook(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, err := fanout.New(fanout.Config{
 			Targets:  []fanout.Target{via("crm", answering(200))},
-			OnResult: func(context.Context, *fanout.Submission, fanout.Result) { time.Sleep(time.Minute) },
+			OnResult: func(context.Context, fanout.Result) { time.Sleep(time.Minute) },
 		})
 		require.NoError(t, err)
 		submit(t, d)
@@ -227,9 +227,9 @@ func TestAnOptionalTargetWithoutRoomIsLeftOutAndReported(t *testing.T) {
 		var dead []string
 		d := newWith(t, fanout.Config{
 			Targets: []fanout.Target{via("crm", answering(200)), analytics}, OnResult: results.OnResult,
-			OnDeadLetter: func(_ context.Context, s *fanout.Submission, r fanout.Result) {
-				if errors.Is(r.Err, fanout.ErrFull) {
-					dead = append(dead, s.DispatchID+" "+r.Target)
+			OnDeadLetter: func(_ context.Context, r fanout.Result) {
+				if errors.Is(r.Err(), fanout.ErrFull) {
+					dead = append(dead, r.Payload.ID+" "+r.Target)
 				}
 			},
 			Queue: fanout.NewMemoryQueue(fanout.MemoryLimits{MaxPerTarget: 1}),
@@ -237,7 +237,7 @@ func TestAnOptionalTargetWithoutRoomIsLeftOutAndReported(t *testing.T) {
 		submit(t, d)
 		synctest.Wait()
 		id := submit(t, d)
-		got, err := results.Wait(t.Context(), id)
+		got, err := results.Wait(t.Context(), id, "crm", "analytics")
 		require.NoError(t, err)
 		assert.Equal(t, fanout.Delivered, got["crm"].Outcome)
 		assert.Equal(t, fanout.Rejected, got["analytics"].Outcome)
@@ -298,8 +298,8 @@ func TestHooksAreContained(t *testing.T) {
 			d, err := fanout.New(fanout.Config{
 				Targets:      []fanout.Target{via("crm", answering(400))},
 				Queue:        fanout.NewMemoryQueue(fanout.MemoryLimits{Workers: 1}),
-				OnResult:     func(context.Context, *fanout.Submission, fanout.Result) { told.Add(1); hook() },
-				OnDeadLetter: func(context.Context, *fanout.Submission, fanout.Result) { told.Add(1); hook() },
+				OnResult:     func(context.Context, fanout.Result) { told.Add(1); hook() },
+				OnDeadLetter: func(context.Context, fanout.Result) { told.Add(1); hook() },
 			})
 			require.NoError(t, err)
 			submit(t, d)
@@ -316,8 +316,8 @@ func TestHooksMaySubmit(t *testing.T) {
 	again := make(chan string, 1)
 	d = newWith(t, fanout.Config{
 		Targets: []fanout.Target{via("crm", answering(400)), via("fallback", answering(200))},
-		OnDeadLetter: func(ctx context.Context, s *fanout.Submission, _ fanout.Result) {
-			_, err := d.Submit(ctx, fanout.Payload{Body: s.Body, ContentType: s.ContentType}, fanout.To("fallback"))
+		OnDeadLetter: func(ctx context.Context, r fanout.Result) {
+			_, err := d.Submit(ctx, fanout.Payload{Body: r.Payload.Body, ContentType: r.Payload.ContentType}, fanout.To("fallback"))
 			assert.NoError(t, err) //nolint:testifylint // not the test's goroutine
 			again <- fanout.CorrelationID(ctx)
 		},
@@ -364,7 +364,7 @@ func TestDrainingKeepsItsConnections(t *testing.T) {
 		got, err := results.Wait(t.Context(), id)
 		require.NoError(t, err)
 		assert.Len(t, got["crm"].Attempts, 1)
-		assert.Equal(t, fanout.Delivered, got["crm"].Outcome, "%v", got["crm"].Err)
+		assert.Equal(t, fanout.Delivered, got["crm"].Outcome, "%v", got["crm"].Err())
 	}
 }
 
@@ -376,10 +376,10 @@ func TestEveryAcceptedDeliveryIsReportedOrNamedOnce(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 0))
 			var mu sync.Mutex
 			ends := map[string]int{}
-			end := func(s *fanout.Submission, target string) {
+			end := func(p *fanout.Payload, target string) {
 				mu.Lock()
 				defer mu.Unlock()
-				ends[s.DispatchID+" "+target]++
+				ends[p.ID+" "+target]++
 			}
 			optional := via("optional", slow(time.Duration(random.IntN(50))*time.Millisecond))
 			optional.Optional = true
@@ -389,7 +389,7 @@ func TestEveryAcceptedDeliveryIsReportedOrNamedOnce(t *testing.T) {
 					MaxDispatches: 1 + random.IntN(20), MaxPerTarget: 1 + random.IntN(10), Workers: 1 + random.IntN(3),
 					MaxWait: time.Duration(random.IntN(20)) * time.Millisecond,
 				}),
-				OnResult: func(_ context.Context, s *fanout.Submission, r fanout.Result) { end(s, r.Target) },
+				OnResult: func(_ context.Context, r fanout.Result) { end(r.Payload, r.Target) },
 			})
 			require.NoError(t, err)
 
@@ -415,7 +415,7 @@ func TestEveryAcceptedDeliveryIsReportedOrNamedOnce(t *testing.T) {
 			var left *fanout.UndeliveredError
 			if errors.As(d.Close(limit), &left) {
 				for _, u := range left.Left {
-					end(u.Submission, u.Result.Target)
+					end(u.Payload, u.Target)
 				}
 			}
 			submitters.Wait()
@@ -480,7 +480,7 @@ func TestWhatTheQueueRejectsIsOptionalIfItsTargetIs(t *testing.T) {
 		require.ErrorAs(t, d.Close(over), &left)
 		require.Len(t, left.Left, 2)
 		for _, u := range left.Left {
-			assert.True(t, u.Result.Optional)
+			assert.True(t, u.Optional)
 		}
 	})
 }
@@ -488,18 +488,18 @@ func TestWhatTheQueueRejectsIsOptionalIfItsTargetIs(t *testing.T) {
 func TestSubmittedResultsAreInDefinitionOrder(t *testing.T) {
 	var results fanouttest.Results
 	d := newWith(t, fanout.Config{OnResult: results.OnResult, Targets: []fanout.Target{via("zeta", answering(200)), via("mid", answering(200)), via("alpha", answering(200))}})
-	got, err := results.Wait(t.Context(), submit(t, d))
+	got, err := results.Wait(t.Context(), submit(t, d), "zeta", "mid", "alpha")
 	require.NoError(t, err)
 	assert.Equal(t, []string{"zeta", "mid", "alpha"}, names(got))
 }
 
 func TestWhatWasLeftIsRepeatedWithItsKeys(t *testing.T) {
 	var keys []string
-	var left *fanout.Submission
+	var left *fanout.Payload
 	statuses := inTurn(400, 200)
 	var results fanouttest.Results
 	d := newWith(t, fanout.Config{
-		OnResult: results.OnResult, OnDeadLetter: func(_ context.Context, s *fanout.Submission, _ fanout.Result) { left = s },
+		OnResult: results.OnResult, OnDeadLetter: func(_ context.Context, r fanout.Result) { left = r.Payload },
 		Targets: []fanout.Target{via("crm", func(r *http.Request) (*http.Response, error) {
 			keys = append(keys, r.Header.Get("Idempotency-Key")+" "+r.Header.Get("X-Tenant")+" "+r.Header.Get("X-Correlation-Id"))
 			return answer(statuses(), ""), nil
@@ -512,7 +512,7 @@ func TestWhatWasLeftIsRepeatedWithItsKeys(t *testing.T) {
 		keys = append(keys, r.Header.Get("Idempotency-Key")+" "+r.Header.Get("X-Tenant")+" "+r.Header.Get("X-Correlation-Id"))
 		return answer(200, ""), nil
 	})}})
-	_, err = again.Dispatch(t.Context(), left.Repeat(), fanout.To("crm"))
+	_, err = again.Dispatch(t.Context(), left, fanout.To("crm"))
 	require.NoError(t, err)
 	want := id + ":crm acme " + id
 	assert.Equal(t, []string{want, want}, keys)

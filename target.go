@@ -6,18 +6,38 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
 
+	"github.com/fanout-go/fanout/internal/ability"
 	"github.com/fanout-go/fanout/internal/header"
+	"github.com/fanout-go/fanout/internal/ids"
+	"github.com/fanout-go/fanout/internal/otel"
+	"github.com/fanout-go/fanout/internal/redact"
 )
 
 // Target is one target API definition. It is plain data where it can be, and
 // is copied: changing it after it was given to [New] or [ToTargets] has no
 // effect.
+//
+// # Targets that depend on each other
+//
+// With After a target waits for others, and its Prepare sees their results. Fallback
+// stands in for a target that failed.
+//
+// With Compensate the dispatch is a saga. When it has ended, each target that was
+// delivered to, or may have been, is in one of these states:
+//
+//   - It was meant to be, as all required targets succeeded, or the Pivot did.
+//   - It was undone, and is [Compensated].
+//   - It cannot be undone, as it has no Compensate, and its result says what it did.
+//   - It is [CompensationFailed], and told to [Config.OnDeadLetter].
+//
+// Nothing that was never sent is undone. There is no isolation: in between, others see
+// the work half done. If the process dies, or Close cuts the saga short, it stays half
+// done, unless it was submitted to a queue that goes on with it.
 type Target struct {
 	// Name identifies the target in results, logs and errors, and is what its
 	// breaker, bulkhead, rate limit and retry budget are kept under. 1 to 128
@@ -57,7 +77,7 @@ type Target struct {
 	// Validate looks at a payload before anything is sent to any target. An error
 	// refuses the whole dispatch, with an [*InvalidError]. It must not change the
 	// payload. Default none.
-	Validate func(context.Context, *Submission) error
+	Validate func(context.Context, *Payload) error
 	// Prepare shapes this target's request, once per delivery: its URL, Header,
 	// ContentType and Body. An error ends the delivery as [Rejected]. Default: the
 	// payload as it is.
@@ -113,56 +133,87 @@ type target struct {
 	Target
 	policy     Policy
 	keySuffix  string
-	label      string    // in metrics: its name, or one it shares
-	conflicts  bool      // a 409 is retried, as a key makes sense of it
-	endpoint   *endpoint // nil for a Sender
+	shown      otel.Target // in spans and metrics
+	conflicts  bool        // a 409 is retried, as a key makes sense of it
+	endpoint   *endpoint   // nil for a Sender
 	fallbacks  *fallbacks
 	compensate *target
 	gates      *gates // nil if it is not configured: kept by name then
 	found      bool   // by [Config.Lookup], and so again
 }
 
-// compile checks a definition and makes it ready, all but its gates.
-func (d *Dispatcher) compile(def Target, position int) (*target, error) {
-	t, err := d.compileUnnamed(def)
+// fallbacks is what a target does instead, made ready.
+type fallbacks struct {
+	targets []*target
+	on      []Outcome
+	timeout time.Duration // of the whole delivery; what the target itself has is less
+}
+
+// builder makes definitions ready. It has what all targets of a dispatcher share.
+type builder struct {
+	defaults   Policy
+	transport  http.RoundTripper // of targets that bring none of their own
+	transports *transports
+	inject     func(context.Context, http.Header) // writes the trace context
+	lifetime   context.Context                    // the dispatcher's: ends when it is closed
+}
+
+// build checks a definition and makes it ready, all but its gates.
+func (b *builder) build(def Target, position int) (*target, error) {
+	t, err := b.buildUnnamed(def)
 	if err != nil && def.Name == "" {
 		return nil, errorIn(fmt.Sprintf("#%d", position+1), err)
 	}
 	return t, errorIn(def.Name, err)
 }
 
-func (d *Dispatcher) compileUnnamed(def Target) (*target, error) {
+func (b *builder) buildUnnamed(def Target) (*target, error) {
 	if err := def.check(); err != nil {
 		return nil, err
 	}
-	policy := def.over(d.defaults)
+	policy := def.over(b.defaults)
 	if err := policy.check(); err != nil {
 		return nil, err
 	}
-	t := &target{Target: def, policy: policy.withDefaults(), keySuffix: keySuffix(def.Name), label: otherLabel}
+	t := &target{Target: def.clone(), policy: policy.withDefaults(), keySuffix: ids.KeySuffix(def.Name), shown: otel.Target{Name: def.Name, Label: otel.OtherLabel}}
 	t.conflicts = t.keyed() && (policy.Retry.Statuses == nil || slices.Contains(policy.Retry.Statuses, http.StatusConflict))
-	if err := def.checkFallback(&t.policy); err != nil {
+	if err := def.checkFallback(t.policy.Timeout); err != nil {
 		return nil, err
 	}
-	if err := d.compileOthers(t); err != nil {
+	if err := b.buildOthers(t); err != nil {
 		return nil, err
 	}
 	if def.Sender == nil {
-		endpoint, err := d.newEndpoint(&def, t.policy)
+		endpoint, err := newEndpoint(b, t)
 		if err != nil {
 			return nil, err
 		}
-		t.endpoint = endpoint
+		t.endpoint, t.shown.HTTP = endpoint, otel.NewHTTP(endpoint.method)
 	}
 	return t, nil
 }
 
-// compileOthers makes ready what stands in for the target or undoes it.
-func (d *Dispatcher) compileOthers(t *target) error {
+// clone copies what a definition shares with its owner.
+func (def Target) clone() Target {
+	def.Header = def.Header.Clone()
+	def.After, def.FallbackOn = slices.Clone(def.After), slices.Clone(def.FallbackOn)
+	def.Fallback = slices.Clone(def.Fallback)
+	for i := range def.Fallback {
+		def.Fallback[i] = def.Fallback[i].clone()
+	}
+	if def.Compensate != nil {
+		undo := def.Compensate.clone()
+		def.Compensate = &undo
+	}
+	return def
+}
+
+// buildOthers makes ready what stands in for the target or undoes it.
+func (b *builder) buildOthers(t *target) error {
 	var stands []*target
 	var errs []error
 	for i, def := range t.Fallback {
-		stand, err := d.compileOther(def, fmt.Sprintf("Fallback[%d].", i))
+		stand, err := b.buildOther(def, fmt.Sprintf("Fallback[%d].", i))
 		errs = append(errs, err)
 		stands = append(stands, stand)
 	}
@@ -170,17 +221,17 @@ func (d *Dispatcher) compileOthers(t *target) error {
 		undo := *t.Compensate
 		undo.Name = cmp.Or(undo.Name, t.Name+"-compensation")
 		var err error
-		t.compensate, err = d.compileOther(undo, "Compensate.")
+		t.compensate, err = b.buildOther(undo, "Compensate.")
 		errs = append(errs, err)
 	}
 	if len(t.Fallback) > 0 {
-		t.fallbacks = t.fallbackOf(&t.policy, stands)
+		t.fallbacks, t.policy.Timeout = t.fallbackOf(t.policy.Timeout, stands)
 	}
 	return join(errs...)
 }
 
-func (d *Dispatcher) compileOther(def Target, field string) (*target, error) {
-	t, err := d.compileUnnamed(def)
+func (b *builder) buildOther(def Target, field string) (*target, error) {
+	t, err := b.buildUnnamed(def)
 	if def.After != nil || def.Fallback != nil || def.Compensate != nil || def.Pivot || def.Optional {
 		err = join(err, invalid("After", "or Fallback, Compensate, Pivot or Optional is set, which is for targets of the dispatch"))
 	}
@@ -224,7 +275,7 @@ func checkName(name string) error {
 		return errors.New("longer than 128 bytes")
 	case !utf8.ValidString(name):
 		return errors.New("not UTF-8")
-	case strings.ContainsFunc(name, misleading):
+	case strings.ContainsFunc(name, redact.Misleading):
 		return errors.New("has a control character")
 	}
 	return nil
@@ -235,7 +286,7 @@ func (t *target) keyed() bool { return !t.policy.Idempotency.off() }
 
 // repeatable reports whether a request that may have arrived can be sent again.
 func (t *target) repeatable() bool {
-	return t.keyed() || (t.endpoint != nil && idempotentMethod(t.endpoint.method))
+	return t.keyed() || (t.endpoint != nil && t.endpoint.idempotent())
 }
 
 // refreshable reports whether the target's credentials can be renewed.
@@ -243,8 +294,29 @@ func (t *target) refreshable() bool {
 	if t.endpoint == nil {
 		return false
 	}
-	_, ok := ability[Refresher](t.endpoint.auth)
+	_, ok := ability.Of[Refresher](t.endpoint.auth)
 	return ok
+}
+
+// keyFor is the idempotency key of a delivery: made of the payload's, and the same as the
+// delivery's ID if that is made of the same.
+func (t *target) keyFor(p *Payload, deliveryID string) string {
+	switch {
+	case !t.keyed():
+		return ""
+	case p.Key == p.ID:
+		return deliveryID
+	}
+	return p.Key + t.keySuffix
+}
+
+// request is the payload as the target gets it unless its Prepare says otherwise.
+func (t *target) request(p *Payload, key string) Request {
+	r := Request{Target: t.Name, Key: key, Payload: p, Header: p.Header, ContentType: p.ContentType, Body: p.Body}
+	if t.endpoint != nil {
+		r.Method, r.URL = t.endpoint.method, t.endpoint.url
+	}
+	return r
 }
 
 // build readies an attempt: what can fail before anything is sent does so here.
@@ -267,74 +339,39 @@ func (t *target) send(ctx context.Context, x *exchange) (*Response, error) {
 }
 
 func (t *target) checkPrepared(given, r *Request) error {
-	if r.Target != given.Target || r.Method != given.Method || r.DispatchID != given.DispatchID ||
-		r.CorrelationID != given.CorrelationID || r.IdempotencyKey != given.IdempotencyKey {
-		return &InvalidError{Target: t.Name, Field: "Prepare", Err: errors.New("changed more than URL, Header, ContentType and Body")}
+	wrong := func(format string, args ...any) error {
+		return fmt.Errorf("%w: "+format, append([]any{ErrPrepare}, args...)...)
+	}
+	if r.Target != given.Target || r.Method != given.Method || r.Payload != given.Payload || r.Key != given.Key ||
+		r.RequestID != given.RequestID || r.Attempt != given.Attempt {
+		return wrong("it changed more than URL, Header, ContentType and Body")
 	}
 	if t.endpoint == nil {
 		return nil
 	}
 	if r.URL == nil {
-		return &InvalidError{Target: t.Name, Field: "Prepare", Err: errors.New("URL removed")}
+		return wrong("it removed the URL")
 	}
 	if err := checkURL(r.URL); err != nil {
-		return errorIn(t.Name, err)
+		return wrong("%s", fieldText(err))
 	}
 	if t.TLS != nil && r.URL.Scheme != "https" {
-		return &InvalidError{Target: t.Name, Field: "Prepare", Err: errors.New("the target has TLS, and the URL's scheme is http")}
+		return wrong("the target has TLS, and the URL's scheme is http")
 	}
-	if err := checkHeader(r.Header); err != nil {
-		return &InvalidError{Target: t.Name, Field: "Header", Err: err}
+	if err := header.Check(r.Header); err != nil {
+		return wrong("Header: %w", err)
 	}
 	if !header.ValidValue(r.ContentType) {
-		return &InvalidError{Target: t.Name, Field: "ContentType", Err: errors.New("not a header value")}
+		return wrong("ContentType: not a header value")
 	}
 	return nil
 }
 
-// errorIn names the target in every InvalidError that err holds.
-func errorIn(name string, err error) error {
-	return mapInvalid(err, func(e *InvalidError) { e.Target = name })
-}
-
-// mapInvalid returns err with change made to copies of all its InvalidErrors.
-func mapInvalid(err error, change func(*InvalidError)) error {
-	switch e := err.(type) { //nolint:errorlint // the tree is rebuilt, node by node
-	case *InvalidError:
-		changed := *e
-		change(&changed)
-		return &changed
-	case interface{ Unwrap() []error }:
-		var all []error
-		for _, inner := range e.Unwrap() {
-			all = append(all, mapInvalid(inner, change))
-		}
-		return join(all...)
+// fieldText is an InvalidError without its prefix.
+func fieldText(err error) string {
+	var e *InvalidError
+	if errors.As(err, &e) {
+		return fmt.Sprintf("%s: %v", e.Field, e.Err)
 	}
-	return err
-}
-
-func parseURL(raw string) (*url.URL, error) {
-	u, err := url.Parse(raw)
-	if err != nil {
-		// url.Parse quotes the URL, which may hold a secret.
-		return nil, invalid("URL", "cannot be parsed (not shown, as it may hold a secret)")
-	}
-	return u, checkURL(u)
-}
-
-func checkURL(u *url.URL) error {
-	switch {
-	case u.User != nil:
-		return invalid("URL", "has userinfo: use Auth or a header")
-	case u.Scheme != "http" && u.Scheme != "https":
-		return invalid("URL", "scheme is neither http nor https")
-	case u.Hostname() == "":
-		return invalid("URL", "no host")
-	case portOf(u) > 65535:
-		return invalid("URL", "its port is above 65535")
-	case u.Fragment != "":
-		return invalid("URL", "has a fragment, which is never sent")
-	}
-	return nil
+	return err.Error()
 }

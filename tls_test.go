@@ -42,20 +42,20 @@ func TestAClientCertificateIsReloadedWithoutDroppingAnything(t *testing.T) {
 	require.Equal(t, "first", <-callers)
 	a.writeClient(t, "second", files.CertFile, files.KeyFile)
 	proceed <- struct{}{}
-	require.NoError(t, (<-under)["crm"].Err, "what was under way goes on")
+	require.NoError(t, (<-under)["crm"].Err(), "what was under way goes on")
 
 	deadline := time.Now().Add(10 * time.Second) // a file is looked at once a second
 	for caller := ""; caller != "second"; {
 		require.True(t, time.Now().Before(deadline), "never reloaded")
 		proceed <- struct{}{}
-		require.NoError(t, dispatch(t.Context(), d)["crm"].Err)
+		require.NoError(t, dispatch(t.Context(), d)["crm"].Err())
 		caller = <-callers
 		time.Sleep(50 * time.Millisecond)
 	}
 
 	require.NoError(t, os.WriteFile(files.KeyFile, []byte("half a key"), 0o600))
 	proceed <- struct{}{}
-	require.NoError(t, dispatch(t.Context(), d)["crm"].Err, "the last that did fit are used")
+	require.NoError(t, dispatch(t.Context(), d)["crm"].Err(), "the last that did fit are used")
 	assert.Equal(t, "second", <-callers)
 }
 
@@ -71,7 +71,7 @@ func TestAnOldTLSIsRefused(t *testing.T) {
 	server.StartTLS()
 	defer server.Close()
 	d := newDispatcher(t, with(fanout.Target{Name: "crm", URL: server.URL, TLS: &fanout.TLS{CAFile: ca}}, once))
-	require.Error(t, dispatch(t.Context(), d)["crm"].Err)
+	require.Error(t, dispatch(t.Context(), d)["crm"].Err())
 }
 
 func TestPrepareCannotTakeATargetOutOfItsTLS(t *testing.T) {
@@ -81,7 +81,7 @@ func TestPrepareCannotTakeATargetOutOfItsTLS(t *testing.T) {
 	}}
 	r := dispatch(t.Context(), newDispatcher(t, target))["crm"]
 	assert.Equal(t, fanout.Rejected, r.Outcome)
-	require.ErrorContains(t, r.Err, "the target has TLS, and the URL's scheme is http")
+	require.ErrorContains(t, r.Err(), "the target has TLS, and the URL's scheme is http")
 }
 
 func TestACertificateThatATargetRefusesIsNotTriedAgain(t *testing.T) {
@@ -111,9 +111,9 @@ func TestACertificateThatATargetRefusesIsNotTriedAgain(t *testing.T) {
 			r := dispatch(t.Context(), d)["crm"]
 			assert.Equal(t, fanout.Failed, r.Outcome)
 			assert.Len(t, r.Attempts, 1)
-			require.ErrorIs(t, r.Err, fanout.ErrCertificateRefused)
-			assert.Equal(t, "certificate", fanout.ErrorClass(r.Err))
-			assert.Contains(t, r.Err.Error(), "crm: not retried after 1 attempt: client certificate refused: remote error: tls: ")
+			require.ErrorIs(t, r.Err(), fanout.ErrCertificateRefused)
+			assert.Equal(t, fanout.Class("certificate"), fanout.ClassOf(r.Err()))
+			assert.Contains(t, r.Err().Error(), "crm: not retried after 1 attempt: client certificate refused: remote error: tls: ")
 			assert.Contains(t, security.String(), "certificate_refused")
 		})
 	}

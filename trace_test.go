@@ -80,7 +80,7 @@ func TestADispatchWithARetryMakesATreeOfSpansByTheConventions(t *testing.T) {
 		ctx, request := recorded.provider.Tracer("service").Start(fanout.WithCorrelationID(t.Context(), "visit-7"), "POST /signup")
 		results := dispatch(ctx, d)
 		request.End()
-		id := results["crm"].DispatchID
+		id := results["crm"].Payload.ID
 
 		top := recorded.children(request.SpanContext())
 		require.Len(t, top, 1)

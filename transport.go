@@ -91,7 +91,7 @@ func (t *ownTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // transports are those that the dispatcher has made, by what they were made for.
 type transports struct {
-	make func(*Guard, *tls.Config) http.RoundTripper
+	closing context.Context // ends their connections
 
 	mu   sync.Mutex
 	made map[transportKey]http.RoundTripper
@@ -128,7 +128,7 @@ func (t *transports) get(guard *Guard, own *TLS) (http.RoundTripper, error) {
 	if t.made == nil {
 		t.made = make(map[transportKey]http.RoundTripper)
 	}
-	t.made[key] = t.make(guard, config)
+	t.made[key] = newTransport(t.closing, guard, config)
 	return t.made[key], nil
 }
 

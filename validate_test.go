@@ -13,7 +13,7 @@ import (
 )
 
 func TestAPayloadIsValidatedBeforeAnythingIsSent(t *testing.T) {
-	noCard := func(_ context.Context, s *fanout.Submission) error {
+	noCard := func(_ context.Context, s *fanout.Payload) error {
 		if strings.Contains(string(s.Body), "card") {
 			return errors.New("has a card number")
 		}
@@ -28,7 +28,7 @@ func TestAPayloadIsValidatedBeforeAnythingIsSent(t *testing.T) {
 		"for all":    {fanout.Config{Validate: noCard}, "fanout: Payload: refused: has a card number"},
 		"for one":    {fanout.Config{Targets: []fanout.Target{strict}}, `fanout: target "strict": Payload: refused: has a card number`},
 		"its length": {fanout.Config{MaxPayloadBytes: 10}, "fanout: Payload.Body: too large: 15 bytes, limit 10"},
-		"a panic": {fanout.Config{Validate: func(context.Context, *fanout.Submission) error { panic("oops") }},
+		"a panic": {fanout.Config{Validate: func(context.Context, *fanout.Payload) error { panic("oops") }},
 			"fanout: Payload: refused: panic: oops"},
 	} {
 		j := &journal{}
@@ -57,11 +57,11 @@ func TestInvalidError_WrapsWhoseFaultItIs(t *testing.T) {
 	configured := fanout.Config{Targets: []fanout.Target{via("crm", answering(200))}}
 	short, strict, placed, other := configured, configured, configured, configured
 	short.MaxPayloadBytes = 3
-	strict.Validate = func(context.Context, *fanout.Submission) error { return no }
-	placed.Validate = func(context.Context, *fanout.Submission) error {
+	strict.Validate = func(context.Context, *fanout.Payload) error { return no }
+	placed.Validate = func(context.Context, *fanout.Payload) error {
 		return &fanout.InvalidError{Field: "Payload.card", Err: no}
 	}
-	other.Validate = func(context.Context, *fanout.Submission) error { return fanout.ErrInvalid }
+	other.Validate = func(context.Context, *fanout.Payload) error { return fanout.ErrInvalid }
 	for name, test := range map[string]struct {
 		config  fanout.Config
 		payload any
@@ -73,15 +73,15 @@ func TestInvalidError_WrapsWhoseFaultItIs(t *testing.T) {
 		"refused":            {strict, "hello", nil, fanout.ErrPayloadRefused, "fanout: Payload: refused: has a card number"},
 		"refused in a place": {placed, "hello", nil, fanout.ErrPayloadRefused, "fanout: Payload.card: refused: has a card number"},
 		"refused as invalid": {other, "hello", nil, fanout.ErrPayloadRefused, "fanout: Payload: refused: invalid"},
-		"key":                {configured, fanout.Payload{IdempotencyKey: "a b"}, nil, fanout.ErrIdempotencyKey, "fanout: Payload.IdempotencyKey: must be 1 to 128 visible ASCII characters"},
+		"key":                {configured, fanout.Payload{Key: "a b"}, nil, fanout.ErrIdempotencyKey, "fanout: Payload.Key: must be 1 to 128 visible ASCII characters"},
 		"none configured":    {fanout.Config{}, "hello", nil, fanout.ErrNoTargets, "fanout: Targets: no targets are configured"},
 		"none chosen":        {configured, "hello", []fanout.Option{fanout.To()}, fanout.ErrNoTargets, "fanout: Targets: no targets were chosen by the options of the call"},
 	} {
 		d := newWith(t, test.config)
-		_, err := d.Dispatch(t.Context(), test.payload, test.options...)
+		_, err := d.Dispatch(t.Context(), test.payload, forDispatch(test.options)...)
 		require.EqualError(t, err, test.want, name)
 		require.ErrorIs(t, err, fanout.ErrInvalid, name)
-		_, submitted := d.Submit(t.Context(), test.payload, test.options...)
+		_, submitted := d.Submit(t.Context(), test.payload, forSubmit(test.options)...)
 		require.EqualError(t, submitted, test.want, name)
 		for _, sentinel := range []error{fanout.ErrPayloadTooLarge, fanout.ErrPayloadRefused, fanout.ErrIdempotencyKey, fanout.ErrNoTargets} {
 			assert.Equal(t, sentinel == test.is, errors.Is(err, sentinel), "%s: %v", name, sentinel) //nolint:errorlint // the very one

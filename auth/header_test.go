@@ -37,7 +37,7 @@ func TestBearer_ThatCannotBeHadEndsTheDeliveryUnsent(t *testing.T) {
 	} {
 		r := dispatch(t.Context(), newDispatcher(t, crm(answering(200), auth.Bearer(source))))
 		assert.Equal(t, fanout.Rejected, r.Outcome)
-		require.EqualError(t, r.Err, want)
+		require.EqualError(t, r.Err(), want)
 	}
 }
 

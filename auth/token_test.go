@@ -87,7 +87,7 @@ func TestTokens_EndpointThatIsDownFailsAllAtOnceAndIsNotStormed(t *testing.T) {
 		all(1000, func() {
 			r := dispatch(t.Context(), d)
 			assert.Equal(t, fanout.Rejected, r.Outcome)
-			assert.EqualError(t, r.Err, "crm: authentication failed: no token: Post: connection refused")
+			assert.EqualError(t, r.Err(), "crm: authentication failed: no token: Post: connection refused")
 		})
 		assert.Equal(t, time.Second, time.Since(began), "in parallel")
 		dispatch(t.Context(), d)
@@ -125,7 +125,7 @@ func TestTokens_AreWaitedForNoLongerThanTheContextLasts(t *testing.T) {
 		go func() { patient <- dispatch(t.Context(), d) }()
 		r := dispatch(short, d)
 		assert.Equal(t, fanout.Rejected, r.Outcome)
-		require.ErrorIs(t, r.Err, context.DeadlineExceeded)
+		require.ErrorIs(t, r.Err(), context.DeadlineExceeded)
 		assert.Equal(t, fanout.Delivered, (<-patient).Outcome, "whoever asked first going away harms nobody")
 		assert.EqualValues(t, 1, source.calls.Load())
 	})
@@ -197,7 +197,7 @@ func TestTokens_ExpiredAlreadyAreNone(t *testing.T) {
 		source := &tokens{lives: -time.Second}
 		d := newDispatcher(t, crm(answering(200), auth.Tokens(source)))
 		for range 100 {
-			require.EqualError(t, dispatch(t.Context(), d).Err, "crm: authentication failed: no token: it has expired already")
+			require.EqualError(t, dispatch(t.Context(), d).Err(), "crm: authentication failed: no token: it has expired already")
 		}
 		assert.EqualValues(t, 1, source.calls.Load(), "a clock that is wrong storms nobody")
 	})
@@ -210,7 +210,7 @@ func TestTokens_ThatCannotBeHadAreWaitedForByWhatIsSubmitted(t *testing.T) {
 		ended := make(chan fanout.Result, 1)
 		d := newWith(t, fanout.Config{
 			Targets:  []fanout.Target{crm(answering(200), auth.Tokens(source))},
-			OnResult: func(_ context.Context, _ *fanout.Submission, r fanout.Result) { ended <- r },
+			OnResult: func(_ context.Context, r fanout.Result) { ended <- r },
 		})
 		_, err := d.Submit(t.Context(), "hello")
 		require.NoError(t, err)
@@ -278,7 +278,7 @@ func TestTokens_EndpointThatHangsIsAskedAnew(t *testing.T) {
 		d := newDispatcher(t, with(crm(answering(200), auth.Tokens(source)), fanout.Policy{Timeout: time.Minute, AttemptTimeout: time.Minute, Breaker: fanout.Breaker{Window: time.Hour}}))
 		began := time.Now()
 		r := dispatch(t.Context(), d)
-		require.ErrorIs(t, r.Err, fanout.ErrAuth)
+		require.ErrorIs(t, r.Err(), fanout.ErrAuth)
 		assert.Equal(t, 10*time.Second, time.Since(began))
 		synctest.Wait()
 		source.takes = 0
@@ -304,7 +304,7 @@ func TestTokens_SourceMayPanicOrEndItsGoroutine(t *testing.T) {
 	r := dispatch(t.Context(), newDispatcher(t, crm(answering(200), auth.Tokens(auth.TokenSourceFunc(panics)))))
 	assert.Equal(t, fanout.Rejected, r.Outcome)
 	var panicked *fanout.PanicError
-	require.ErrorAs(t, r.Err, &panicked)
+	require.ErrorAs(t, r.Err(), &panicked)
 	assert.Contains(t, panicked.Where, "TestTokens_SourceMayPanic")
 
 	ends := func(context.Context) (auth.Token, error) {
@@ -313,7 +313,7 @@ func TestTokens_SourceMayPanicOrEndItsGoroutine(t *testing.T) {
 	}
 	r = dispatch(t.Context(), newDispatcher(t, crm(answering(200), auth.Tokens(auth.TokenSourceFunc(ends)))))
 	assert.Equal(t, fanout.Rejected, r.Outcome)
-	require.ErrorIs(t, r.Err, fanout.ErrGoexit)
+	require.ErrorIs(t, r.Err(), fanout.ErrGoexit)
 }
 
 func TestTokens_SourceThatIgnoresItsContextHoldsNobodyUp(t *testing.T) {
@@ -325,7 +325,7 @@ func TestTokens_SourceThatIgnoresItsContextHoldsNobodyUp(t *testing.T) {
 		patient := with(crm(answering(200), auth.Tokens(auth.TokenSourceFunc(deaf))), fanout.Policy{AttemptTimeout: 20 * time.Second})
 		began := time.Now()
 		r := dispatch(t.Context(), newDispatcher(t, patient))
-		require.EqualError(t, r.Err, "crm: authentication failed: no token: none within 10s: context deadline exceeded")
+		require.EqualError(t, r.Err(), "crm: authentication failed: no token: none within 10s: context deadline exceeded")
 		assert.Equal(t, 10*time.Second, time.Since(began))
 		time.Sleep(time.Minute)
 	})

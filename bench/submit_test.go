@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -113,18 +114,21 @@ func newNeighbourhood(b *testing.B, tenth func(context.Context) error) *neighbou
 
 func (n *neighbourhood) submit(b *testing.B) {
 	b.Helper()
-	if _, err := n.dispatcher.Submit(context.Background(), &event); err != nil {
+	submitted := event
+	submitted.ID = strconv.FormatInt(time.Now().UnixNano(), 10)
+	if _, err := n.dispatcher.Submit(context.Background(), &submitted); err != nil {
 		b.Fatal(err)
 	}
 }
 
-func (n *neighbourhood) onResult(_ context.Context, s *fanout.Submission, r fanout.Result) {
+func (n *neighbourhood) onResult(_ context.Context, r fanout.Result) {
 	if r.Target == "tenth" {
 		return
 	}
+	submitted, _ := strconv.ParseInt(r.Payload.ID, 10, 64)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.latencies = append(n.latencies, time.Since(s.Submitted))
+	n.latencies = append(n.latencies, time.Since(time.Unix(0, submitted)))
 }
 
 func (n *neighbourhood) p99(b *testing.B) time.Duration {

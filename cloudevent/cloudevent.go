@@ -118,7 +118,7 @@ func (e Event) payload() fanout.Payload {
 	if e.ID == "" {
 		return fanout.Payload{}
 	}
-	return fanout.Payload{IdempotencyKey: ids.Hash(e.Source + "\x00" + e.ID)}
+	return fanout.Payload{Key: ids.Hash(e.Source + "\x00" + e.ID)}
 }
 
 func (e Event) attributes() (map[string]string, error) {

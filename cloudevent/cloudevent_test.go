@@ -41,7 +41,7 @@ func TestEvent_KeepsItsKeyIfSentAgain(t *testing.T) {
 	key := func(e cloudevent.Event) string {
 		payload, err := e.Binary()
 		require.NoError(t, err)
-		return payload.IdempotencyKey
+		return payload.Key
 	}
 	again, elsewhere := placed, placed
 	again.Data, elsewhere.Source = "other", "/branch"
@@ -97,7 +97,7 @@ func TestEvent_HasATimeAndAnIDOfItsOwn(t *testing.T) {
 	require.NoError(t, json.Unmarshal(payload.Body, &document))
 	assert.NotEmpty(t, document["id"])
 	assert.NotEmpty(t, document["time"])
-	assert.Empty(t, payload.IdempotencyKey)
+	assert.Empty(t, payload.Key)
 }
 
 type oops struct{}

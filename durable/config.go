@@ -85,6 +85,7 @@ func StandardSchedule() []time.Duration {
 //     a failure that is tried again, as Svix and Stripe do: a 401 or a 404 is often a
 //     receiver's own mistake, which it mends within the days of a schedule.
 //   - the address is blocked, see [fanout.ErrAddressBlocked].
+//   - there is no such target any more, see [fanout.ErrTargetGone].
 //   - it may have taken effect and cannot be repeated, see [fanout.ErrNotIdempotent].
 //   - a [fanout.Sender] of yours said by [fanout.Permanent] that it has no use, with an
 //     error that is no [fanout.StatusError].
@@ -92,19 +93,19 @@ func StandardSchedule() []time.Duration {
 // All else is tried again by the schedule, such as a 422, a certificate that has expired,
 // or credentials that are not valid.
 func Final(r fanout.Result) bool {
-	if errors.Is(r.Err, fanout.ErrAddressBlocked) || errors.Is(r.Err, fanout.ErrNotIdempotent) {
+	if errors.Is(r.Err(), fanout.ErrAddressBlocked) || errors.Is(r.Err(), fanout.ErrNotIdempotent) || errors.Is(r.Err(), fanout.ErrTargetGone) {
 		return true
 	}
-	if status, ok := errors.AsType[*fanout.StatusError](r.Err); ok {
+	if status, ok := errors.AsType[*fanout.StatusError](r.Err()); ok {
 		return status.StatusCode == http.StatusGone
 	}
-	switch fanout.ErrorClass(r.Err) { // of what is not retried within a round, but may be mended
-	case "certificate", "auth":
+	switch fanout.ClassOf(r.Err()) { // of what is not retried within a round, but may be mended
+	case fanout.ClassCertificate, fanout.ClassAuth:
 		return false
-	case "response_too_large", "panic", "goexit":
-		return r.Outcome == fanout.Unknown && r.IdempotencyKey == "" // and would take effect twice
+	case fanout.ClassResponseTooLarge, fanout.ClassPanic, fanout.ClassGoexit:
+		return r.Outcome == fanout.Unknown && r.Key == "" // and would take effect twice
 	}
-	return errors.Is(r.Err, fanout.ErrNotRetried)
+	return errors.Is(r.Err(), fanout.ErrNotRetried)
 }
 
 func (c Config) withDefaults(sqlite bool) (Config, error) {

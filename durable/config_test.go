@@ -37,7 +37,7 @@ func TestFinal_ThatPanicsIsNotFinal(t *testing.T) {
 	var told atomic.Int32
 	d := dispatcher(t, q, fanout.Config{
 		Targets:      []fanout.Target{sending("crm", func(*fanout.Request) error { return fanout.Permanent(errDown) })},
-		OnDeadLetter: func(context.Context, *fanout.Submission, fanout.Result) { told.Add(1) },
+		OnDeadLetter: func(context.Context, fanout.Result) { told.Add(1) },
 	})
 	submit(t, d, "entry")
 	eventually(t, func() bool { return len(deadLetters(t, q, durable.Filter{})) == 1 }, "a dead letter")
@@ -63,13 +63,14 @@ func TestFinal_EndsWhatNoReceiverWillMend(t *testing.T) {
 		"credentials":                 {fanout.ErrNotRetried, fanout.ErrAuth, false},
 		"a certificate":               {fanout.ErrNotRetried, fanout.ErrCertificateRefused, false},
 		"a panic, under a key":        {fanout.ErrNotRetried, &fanout.PanicError{Value: "oops"}, false},
-		"a target that is not there":  {fanout.ErrInvalid, nil, false},
+		"a target unknown here":       {fanout.ErrUnknownTarget, nil, false},
+		"a target that is gone":       {fanout.ErrTargetGone, nil, true},
 		"an error that may be mended": {fanout.ErrAttemptsExhausted, errDown, false},
 	} {
-		r := fanout.Result{Target: "crm", Outcome: fanout.Unknown, IdempotencyKey: "key",
-			Err: &fanout.TargetError{Target: "crm", Outcome: fanout.Failed, Reason: c.reason, Err: c.err, Attempts: 1}}
+		r := fanout.Result{Target: "crm", Outcome: fanout.Unknown, Key: "key"}.
+			WithErr(&fanout.TargetError{Target: "crm", Outcome: fanout.Failed, Reason: c.reason, Err: c.err, Attempts: 1})
 		assert.Equal(t, c.want, durable.Final(r), name)
 	}
-	assert.True(t, durable.Final(fanout.Result{Outcome: fanout.Unknown,
-		Err: &fanout.TargetError{Reason: fanout.ErrNotRetried, Err: &fanout.PanicError{Value: "oops"}}}), "it may have taken effect, and has no key")
+	assert.True(t, durable.Final(fanout.Result{Outcome: fanout.Unknown}.
+		WithErr(&fanout.TargetError{Reason: fanout.ErrNotRetried, Err: &fanout.PanicError{Value: "oops"}})), "it may have taken effect, and has no key")
 }

@@ -280,7 +280,7 @@ func submitForEver(d *fanout.Dispatcher, undo func(submit func(tx any) error) er
 		if i%10 == 9 {
 			fmt.Println("undo " + payload)
 			_ = undo(func(tx any) error {
-				_, err := d.Submit(ctx, payload, fanout.InTx(tx))
+				_, err := d.Submit(ctx, payload, durable.InTx(tx))
 				return err
 			})
 			continue

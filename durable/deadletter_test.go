@@ -33,13 +33,13 @@ func TestReplay_DeliversWithTheSameKey(t *testing.T) {
 		var keys sync.Map
 		target := refusing("crm", &mended)
 		target.Prepare = func(_ context.Context, r *fanout.Request) error {
-			n, _ := keys.LoadOrStore(r.IdempotencyKey, new(atomic.Int32))
+			n, _ := keys.LoadOrStore(r.Key, new(atomic.Int32))
 			n.(*atomic.Int32).Add(1)
 			return nil
 		}
 		delivered := make(chan fanout.Result, 10)
-		d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{target}, OnResult: func(_ context.Context, _ *fanout.Submission, r fanout.Result) {
-			if r.Err == nil {
+		d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{target}, OnResult: func(_ context.Context, r fanout.Result) {
+			if r.Err() == nil {
 				delivered <- r
 			}
 		}})
@@ -49,7 +49,7 @@ func TestReplay_DeliversWithTheSameKey(t *testing.T) {
 
 		mended.Store(true)
 		require.NoError(t, q.Replay(t.Context(), dead.ID))
-		assert.Equal(t, id, (<-delivered).DispatchID)
+		assert.Equal(t, id, (<-delivered).Payload.ID)
 		n, _ := keys.Load(id + ":crm")
 		assert.EqualValues(t, 2, n.(*atomic.Int32).Load())
 
@@ -69,8 +69,8 @@ func TestDeadLetters_AreSelectedByTargetTimeAndClassAndReplayedInBulk(t *testing
 		api := fanouttest.NewTarget(t, fanouttest.Status(410))
 		crm := refusing("crm", &mended)
 		crm.Classify = nil
-		d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{crm, {Name: "api 100%_", URL: api.URL()}}, OnResult: func(_ context.Context, _ *fanout.Submission, r fanout.Result) {
-			if r.Err == nil {
+		d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{crm, {Name: "api 100%_", URL: api.URL()}}, OnResult: func(_ context.Context, r fanout.Result) {
+			if r.Err() == nil {
 				arrived.Add(1)
 			}
 		}})

@@ -44,7 +44,7 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	got, err := results.Wait(ctx, id)
+	got, err := results.Wait(ctx, id, "email", "crm")
 	fmt.Println(got["email"].Outcome, got["crm"].Outcome, err)
 	if err := d.Close(ctx); err != nil {
 		log.Fatal(err)
@@ -80,14 +80,14 @@ func Example_outbox() {
 		if _, err := tx.ExecContext(ctx, "INSERT INTO orders (id) VALUES (?)", "42"); err != nil {
 			return err
 		}
-		if _, err := d.Submit(ctx, order, fanout.InTx(tx), fanout.ID("order-42")); err != nil {
+		if _, err := d.Submit(ctx, fanout.Payload{ID: "order-42", Value: order}, durable.InTx(tx)); err != nil {
 			return err
 		}
 		return tx.Commit()
 	}
 	fmt.Println(buy())
 	got, err := results.Wait(ctx, "order-42")
-	fmt.Println(got["stock"].Outcome, got["stock"].IdempotencyKey, err, d.Close(ctx))
+	fmt.Println(got["stock"].Outcome, got["stock"].Key, err, d.Close(ctx))
 	// Output:
 	// <nil>
 	// delivered order-42:stock <nil> <nil>
@@ -129,7 +129,7 @@ func TestExamples_ForDeadLettersRun(t *testing.T) {
 	config := durable.Config{
 		Schedule: []time.Duration{time.Minute, time.Hour, 12 * time.Hour}, // then it is a dead letter
 		Targets:  map[string]durable.TargetConfig{"crm": {Concurrency: 8}},
-		Final:    func(r fanout.Result) bool { return durable.Final(r) || fanout.ErrorClass(r.Err) == "422" },
+		Final:    func(r fanout.Result) bool { return durable.Final(r) || fanout.ClassOf(r.Err()) == "422" },
 	}
 	q, _ := inFile(t, config)
 	require.NoError(t, q.Close(t.Context()))

@@ -131,7 +131,7 @@ func closeNow(t *testing.T, d *fanout.Dispatcher) {
 	assert.NoError(t, d.Close(ctx))
 }
 
-func submit(t *testing.T, d *fanout.Dispatcher, payload any, options ...fanout.Option) string {
+func submit(t *testing.T, d *fanout.Dispatcher, payload any, options ...fanout.SubmitOption) string {
 	t.Helper()
 	id, err := d.Submit(t.Context(), payload, options...)
 	require.NoError(t, err)
@@ -139,11 +139,11 @@ func submit(t *testing.T, d *fanout.Dispatcher, payload any, options ...fanout.O
 }
 
 // wait is for the results of a dispatch.
-func wait(t *testing.T, results *fanouttest.Results, id string) fanout.Results {
+func wait(t *testing.T, results *fanouttest.Results, id string, targets ...string) fanout.Results {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	got, err := results.Wait(ctx, id)
+	got, err := results.Wait(ctx, id, targets...)
 	require.NoError(t, err)
 	return got
 }

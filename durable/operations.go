@@ -73,15 +73,15 @@ func (q *Queue) Backlog(ctx context.Context) ([]fanout.Backlog, error) {
 // DeadLetter is a delivery that failed for good. It is kept until it is replayed or
 // discarded.
 type DeadLetter struct {
-	ID         int64     `json:"id"`
-	DispatchID string    `json:"dispatch_id"`
-	Target     string    `json:"target"` // of a saga the one that keeps it from its end
-	Targets    []string  `json:"targets"`
-	Submitted  time.Time `json:"submitted"`
-	Died       time.Time `json:"died"`
-	Rounds     int       `json:"rounds"`
-	Class      string    `json:"class"` // of the last error, see [fanout.ErrorClass]
-	Error      string    `json:"error"`
+	ID         int64        `json:"id"`
+	DispatchID string       `json:"dispatch_id"`
+	Target     string       `json:"target"` // of a saga the one that keeps it from its end
+	Targets    []string     `json:"targets"`
+	Submitted  time.Time    `json:"submitted"`
+	Died       time.Time    `json:"died"`
+	Rounds     int          `json:"rounds"`
+	Class      fanout.Class `json:"class"` // of the last error
+	Error      string       `json:"error"`
 }
 
 // Inspection is all there is of a dead letter.
@@ -91,16 +91,16 @@ type Inspection struct {
 	Payload       fanout.Payload `json:"-"`
 	// History is the results of the rounds that failed, the first one first, with
 	// the attempts, their errors and the beginning of the last answer; of a saga,
-	// those of its steps too. Their Err is a [*KeptError].
+	// those of its steps too. Of an error they have the text and the [fanout.Class].
 	History []fanout.Result `json:"-"`
 }
 
 // Filter selects dead letters. Its zero value selects all.
 type Filter struct {
-	Target string    // of a saga any of its targets
-	Class  string    // see [fanout.ErrorClass]
-	Since  time.Time // of when it died; itself included
-	Until  time.Time // itself not included
+	Target string       // of a saga any of its targets
+	Class  fanout.Class // of the last error
+	Since  time.Time    // of when it died; itself included
+	Until  time.Time    // itself not included
 }
 
 // ErrNotFound says that there is no dead letter of that ID.
@@ -110,12 +110,17 @@ var ErrNotFound = river.ErrNotFound
 // last element.
 func (q *Queue) DeadLetters(ctx context.Context, f Filter) iter.Seq2[DeadLetter, error] {
 	return func(yield func(DeadLetter, error) bool) {
-		for dead, err := range q.engine.DeadLetters.List(ctx, river.Filter(f)) {
-			if !yield(DeadLetter(dead), named(err)) {
+		for dead, err := range q.engine.DeadLetters.List(ctx, river.Filter{Target: f.Target, Class: string(f.Class), Since: f.Since, Until: f.Until}) {
+			if !yield(deadLetter(dead), named(err)) {
 				return
 			}
 		}
 	}
+}
+
+func deadLetter(d river.DeadLetter) DeadLetter {
+	return DeadLetter{ID: d.ID, DispatchID: d.DispatchID, Target: d.Target, Targets: d.Targets, Submitted: d.Submitted,
+		Died: d.Died, Rounds: d.Rounds, Class: fanout.Class(d.Class), Error: d.Error}
 }
 
 // Inspect returns a dead letter with its payload and history. The error is
@@ -133,7 +138,7 @@ func (q *Queue) inspect(ctx context.Context, id int64) (*Inspection, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := q.sealer.submission(job)
+	d, err := q.sealer.delivery(job)
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +146,7 @@ func (q *Queue) inspect(ctx context.Context, id int64) (*Inspection, error) {
 	if err != nil {
 		return nil, err
 	}
-	one := &Inspection{DeadLetter: DeadLetter(dead), Payload: s.Repeat(), CorrelationID: s.CorrelationID}
+	one := &Inspection{DeadLetter: deadLetter(dead), Payload: *d.Payload, CorrelationID: d.Payload.CorrelationID}
 	for _, e := range entries {
 		result, err := q.sealer.result(e, dead.DispatchID)
 		if err != nil {

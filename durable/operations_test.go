@@ -23,12 +23,12 @@ func TestBacklog_CountsWhatWaitsAndWhatIsDead(t *testing.T) {
 		eventually(t, func() bool { return len(deadLetters(t, q, durable.Filter{})) == 3 }, "all at one to be dead")
 		eventually(t, func() bool {
 			snapshot := d.Snapshot(t.Context())
-			return snapshot.Targets[0].DeadLetters == 3 && snapshot.Targets[1].Queued == 3
+			return snapshot.Targets[0].Backlog.DeadLetters == 3 && snapshot.Targets[1].Backlog.Deliveries == 3
 		}, "a true snapshot")
 		snapshot := d.Snapshot(t.Context())
-		assert.Zero(t, snapshot.Targets[0].Queued)
-		assert.Zero(t, snapshot.Targets[1].DeadLetters)
-		assert.InDelta(t, 5, snapshot.Targets[1].OldestAge.Seconds(), 5.1)
+		assert.Zero(t, snapshot.Targets[0].Backlog.Deliveries)
+		assert.Zero(t, snapshot.Targets[1].Backlog.DeadLetters)
+		assert.InDelta(t, 5, time.Since(snapshot.Targets[1].Backlog.Oldest).Seconds(), 5.1)
 	})
 }
 

@@ -38,7 +38,7 @@ func TestInOrder_DeliveriesOfOneKeyArriveInOrder(t *testing.T) {
 		for i := range 5 {
 			for _, key := range []string{"a", "b"} {
 				body := fanout.Payload{Body: fmt.Appendf(nil, "%s%d", key, i), ContentType: "text/plain"}
-				submit(t, d, body, fanout.InOrder(key))
+				submit(t, d, body, durable.InOrder(key))
 			}
 		}
 		all := []string{"0", "1", "2", "3", "4"}
@@ -65,7 +65,7 @@ func TestInOrder_ManyDeliveriesOfOneKeyDoNotWaitForRiver(t *testing.T) {
 		})}})
 		for i := range 500 { // which River notes every quarter of a second
 			want = append(want, fmt.Sprint(i))
-			submit(t, d, i, fanout.InOrder("customer 7"))
+			submit(t, d, i, durable.InOrder("customer 7"))
 		}
 		eventually(t, func() bool {
 			mu.Lock()

@@ -50,7 +50,7 @@ type Queue struct {
 // process at a time delivers from a file. If there is an error, nothing is left open.
 //
 // The file has one connection. To use it for tables of your own, in transactions
-// given to [fanout.InTx], take [Queue.DB]. While a transaction of yours is open,
+// given to [InTx], take [Queue.DB]. While a transaction of yours is open,
 // nothing else happens in the file, and a Submit without InTx waits for its end.
 func Open(path string, config Config) (*Queue, error) {
 	db, err := openFile(path)
@@ -151,7 +151,7 @@ func named(err error) error {
 const startTimeout = 30 * time.Second
 
 // Start implements [fanout.Queue]: deliveries begin. If it fails, the queue is not closed.
-func (q *Queue) Start(worker fanout.Worker) error {
+func (q *Queue) Start(worker *fanout.Worker) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	switch {
@@ -179,37 +179,48 @@ func (q *Queue) Start(worker fanout.Worker) error {
 
 // Submit implements [fanout.Queue]. When it returns nil, the deliveries are on disk, or will be
 // when the caller's transaction is committed.
-func (q *Queue) Submit(ctx context.Context, s *fanout.Submission) error {
+func (q *Queue) Submit(ctx context.Context, deliveries []fanout.Delivery) error {
 	q.mu.Lock()
 	closed := q.closed
 	q.mu.Unlock()
 	if closed {
 		return fanout.ErrClosed
 	}
-	if err := storable(s, q.config.MaxPayloadBytes); err != nil {
+	if len(deliveries) == 0 {
+		return nil
+	}
+	inserts, tx, err := q.inserts(ctx, deliveries)
+	if err != nil {
 		return err
 	}
-	jobs, err := q.jobs(ctx, s)
-	if err != nil {
-		return named(err)
-	}
-	err = q.engine.Insert(ctx, s.Tx(), jobs)
-	if wrong, ok := errors.AsType[*river.TxError](err); ok {
-		return &fanout.InvalidError{Field: "InTx", Err: wrong}
+	err = q.engine.Insert(ctx, tx, inserts)
+	if wrongTx, ok := errors.AsType[*river.TxError](err); ok {
+		return &fanout.InvalidError{Field: optionInTx, Err: wrongTx}
 	}
 	return q.notAccepted(err)
 }
 
-func (q *Queue) jobs(ctx context.Context, s *fanout.Submission) ([]river.Insert, error) {
-	jobs, err := q.sealer.jobs(ctx, s)
+// inserts are the deliveries as jobs, and the transaction to insert them in, if there is one.
+func (q *Queue) inserts(ctx context.Context, deliveries []fanout.Delivery) (inserts []river.Insert, tx any, err error) {
+	var asked asked
+	for i := range deliveries {
+		d := &deliveries[i]
+		if asked, err = askedOf(d); err != nil { // all of a dispatch ask for the same
+			return nil, nil, err
+		}
+		if err = storable(d, q.config.MaxPayloadBytes); err != nil {
+			return nil, nil, err
+		}
+	}
+	jobs, err := q.sealer.jobs(ctx, deliveries)
 	if err != nil {
-		return nil, err
+		return nil, nil, named(err)
 	}
-	inserts := make([]river.Insert, len(jobs))
+	inserts = make([]river.Insert, len(jobs))
 	for i, job := range jobs {
-		inserts[i] = river.Insert{Job: job, Rounds: len(q.config.schedule(job.Names()[0])) + 1, Once: s.Named(), OrderKey: s.OrderKey()}
+		inserts[i] = river.Insert{Job: job, Rounds: len(q.config.schedule(job.Names()[0])) + 1, Once: deliveries[i].Named, OrderKey: string(asked.order)}
 	}
-	return inserts, nil
+	return inserts, asked.tx, nil
 }
 
 func (q *Queue) notAccepted(err error) error {

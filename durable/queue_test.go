@@ -56,7 +56,7 @@ func TestClose_WhatItCutShortIsMadeByTheNextProcess(t *testing.T) {
 		q, again := open(t, durable.Config{Schedule: []time.Duration{}})
 		begun := make(chan string, 1)
 		d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{{Name: "ledger", Sender: fanout.SenderFunc(func(ctx context.Context, r *fanout.Request) (*fanout.Response, error) {
-			begun <- r.IdempotencyKey
+			begun <- r.Key
 			<-ctx.Done()
 			return nil, ctx.Err()
 		})}}})
@@ -70,7 +70,7 @@ func TestClose_WhatItCutShortIsMadeByTheNextProcess(t *testing.T) {
 		ledger := fanouttest.NewSender()
 		dispatcher(t, again(t, durable.Config{}), fanout.Config{Targets: []fanout.Target{ledger.Target("ledger")}, OnResult: results.OnResult})
 		assert.Equal(t, fanout.Delivered, wait(t, &results, id)["ledger"].Outcome)
-		assert.Equal(t, key, ledger.Requests()[0].IdempotencyKey)
+		assert.Equal(t, key, ledger.Requests()[0].Key)
 	})
 }
 
@@ -87,7 +87,7 @@ func TestInTx_CommittedIsDeliveredAndRolledBackNeverWas(t *testing.T) {
 			require.NoError(t, err)
 			_, err = tx.Exec("INSERT INTO orders VALUES (?)", id)
 			require.NoError(t, err)
-			return submit(t, d, id, fanout.InTx(tx)), tx.Commit, tx.Rollback
+			return submit(t, d, id, durable.InTx(tx)), tx.Commit, tx.Rollback
 		}
 		_, _, rollback := order("rolled back")
 		require.NoError(t, rollback())
@@ -108,11 +108,11 @@ func TestInTx_CommittedIsDeliveredAndRolledBackNeverWas(t *testing.T) {
 		d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{sender.Target("ledger")}, OnResult: results.OnResult})
 		tx, err := pool.Begin(t.Context())
 		require.NoError(t, err)
-		submit(t, d, "rolled back", fanout.InTx(tx))
+		submit(t, d, "rolled back", durable.InTx(tx))
 		require.NoError(t, tx.Rollback(t.Context()))
 		tx, err = pool.Begin(t.Context())
 		require.NoError(t, err)
-		id := submit(t, d, "committed", fanout.InTx(tx))
+		id := submit(t, d, "committed", durable.InTx(tx))
 		require.NoError(t, tx.Commit(t.Context()))
 		assert.Equal(t, fanout.Delivered, wait(t, &results, id)["ledger"].Outcome)
 		time.Sleep(1200 * time.Millisecond)
@@ -125,7 +125,7 @@ func TestInTx_OfAnotherKindIsRefused(t *testing.T) {
 	onBoth(t, func(t *testing.T, open opener) {
 		q, _ := open(t, durable.Config{})
 		d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{fanouttest.NewSender().Target("ledger")}})
-		_, err := d.Submit(t.Context(), "entry", fanout.InTx("no transaction"))
+		_, err := d.Submit(t.Context(), "entry", durable.InTx("no transaction"))
 		require.ErrorIs(t, err, fanout.ErrInvalid)
 		require.ErrorContains(t, err, "InTx: is a string, and this queue knows ")
 	})
@@ -139,12 +139,12 @@ func TestID_IsAcceptedOnceForEachTarget(t *testing.T) {
 		config := fanout.Config{Targets: []fanout.Target{first.Target("first"), second.Target("second")}, OnResult: results.OnResult}
 		d := dispatcher(t, q, config)
 		for range 3 {
-			assert.Equal(t, "order-7", submit(t, d, "entry", fanout.ID("order-7"), fanout.To("first")))
+			assert.Equal(t, "order-7", submit(t, d, fanout.Payload{ID: "order-7", Value: "entry"}, fanout.To("first")))
 		}
 		_ = wait(t, &results, submit(t, d, "entry", fanout.To("first")))
 		closeNow(t, d)
 		d = dispatcher(t, again(t, durable.Config{}), config)
-		submit(t, d, "entry", fanout.ID("order-7"))
+		submit(t, d, fanout.Payload{ID: "order-7", Value: "entry"})
 		eventually(t, func() bool { return second.Count() == 1 }, "the target that did not have it")
 		_ = wait(t, &results, submit(t, d, "entry", fanout.To("first")))
 		assert.Equal(t, 3, first.Count(), "order-7 once, and two others")
@@ -166,9 +166,9 @@ func TestID_IsAcceptedOnceForEachSetOfTargetsThatDependOnEachOther(t *testing.T)
 		}
 		d := dispatcher(t, q, fanout.Config{Targets: targets})
 		for range 2 {
-			submit(t, d, "order", fanout.ID("order-1"), fanout.To("a", "b"))
-			submit(t, d, "order", fanout.ID("order-1"), fanout.To("d", "c"))
-			submit(t, d, "order", fanout.ID("order-1"), fanout.To("c", "d"))
+			submit(t, d, fanout.Payload{ID: "order-1", Value: "order"}, fanout.To("a", "b"))
+			submit(t, d, fanout.Payload{ID: "order-1", Value: "order"}, fanout.To("d", "c"))
+			submit(t, d, fanout.Payload{ID: "order-1", Value: "order"}, fanout.To("c", "d"))
 		}
 		eventually(t, func() bool { return senders["b"].Count() > 0 && senders["d"].Count() > 0 }, "both sets")
 		closeNow(t, d)
@@ -204,7 +204,7 @@ func TestSubmitOnly_LeavesTheDeliveriesToOthers(t *testing.T) {
 		never, ledger := fanouttest.NewSender(), fanouttest.NewSender()
 		front := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{never.Target("ledger")}})
 		submit(t, front, "entry")
-		submit(t, front, "ordered", fanout.InOrder("k"))
+		submit(t, front, "ordered", durable.InOrder("k"))
 		dispatcher(t, again(t, durable.Config{}), fanout.Config{Targets: []fanout.Target{ledger.Target("ledger")}})
 		eventually(t, func() bool { return ledger.Count() == 2 }, "both, at the other process")
 		submit(t, front, "later")
@@ -235,15 +235,14 @@ func TestSubmit_ThatWaitsForPostgresEndsWithItsContext(t *testing.T) {
 func TestSubmit_OfSomethingUnexpectedDoesNotPanic(t *testing.T) {
 	onBoth(t, func(t *testing.T, open opener) {
 		q, _ := open(t, durable.Config{})
-		for _, s := range []*fanout.Submission{nil, {}, {DispatchID: "a"}} {
-			err := q.Submit(t.Context(), s)
-			require.ErrorIs(t, err, fanout.ErrInvalid)
-			require.ErrorContains(t, err, "Submission: names no target")
+		for _, d := range []fanout.Delivery{{}, {Payload: &fanout.Payload{ID: "a"}}, {Targets: []string{"ledger"}}} {
+			require.ErrorIs(t, q.Submit(t.Context(), []fanout.Delivery{d}), fanout.ErrInvalid)
 		}
+		require.NoError(t, q.Submit(t.Context(), nil))
 		require.EqualError(t, q.Start(nil), "durable: no worker is given to Start")
 		d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{fanouttest.NewSender().Target("ledger")}})
 		for _, tx := range []any{(*sql.Tx)(nil), (*pgxpool.Tx)(nil)} {
-			_, err := d.Submit(t.Context(), "entry", fanout.InTx(tx))
+			_, err := d.Submit(t.Context(), "entry", durable.InTx(tx))
 			require.EqualError(t, err, "fanout: InTx: is nil")
 		}
 	})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -15,9 +16,10 @@ import (
 // rounds makes deliveries, one round after the other.
 type rounds struct {
 	config  *Config
-	worker  fanout.Worker
+	worker  *fanout.Worker
 	sealer  sealer
 	journal *river.Journal
+	told    sync.Map // when it was last told that a target is not known, by its name
 }
 
 // work makes one round of a delivery, or of several that depend on each other.
@@ -29,11 +31,11 @@ func (rs *rounds) work(ctx context.Context, r river.Round) (v river.Verdict) {
 		}
 	}()
 	var err error
-	if one.submission, err = rs.sealer.submission(r.Job); err != nil {
+	if one.delivery, err = rs.sealer.delivery(r.Job); err != nil {
 		return one.unreadable(ctx, err)
 	}
 	ctx = withTrace(ctx, r.Job.Trace)
-	if r.Job.Target == "" {
+	if one.delivery.Chained {
 		return one.chain(ctx)
 	}
 	return one.deliver(ctx)
@@ -43,7 +45,7 @@ func (rs *rounds) work(ctx context.Context, r river.Round) (v river.Verdict) {
 type round struct {
 	*rounds
 	river.Round
-	submission *fanout.Submission
+	delivery *fanout.Delivery
 }
 
 // unreadableWait is how long a job is left alone that cannot be read.
@@ -60,26 +62,31 @@ func (r *round) unreadable(ctx context.Context, err error) river.Verdict {
 }
 
 func (r *round) deliver(ctx context.Context) river.Verdict {
-	result := r.worker.Deliver(ctx, r.submission, r.Job.Target)
-	all := []fanout.Result{result}
-	if result.Outcome == fanout.Delivered || result.Outcome == fanout.Degraded {
-		return r.end(ctx, all, river.Done())
+	all, _ := r.worker.Deliver(ctx, r.delivery, fanout.Round{})
+	if result := all[0]; result.Outcome != fanout.Delivered && result.Outcome != fanout.Degraded {
+		return r.failed(ctx, all, all, result.Err())
 	}
-	return r.failed(ctx, all, all, result.Err)
+	return r.end(ctx, all, river.Done())
 }
 
 // chain goes on with deliveries that depend on each other.
 func (r *round) chain(ctx context.Context) river.Verdict {
-	kept, err := r.openJournal(ctx)
+	past, err := r.past(ctx)
 	if err != nil {
 		return r.unreadable(ctx, fmt.Errorf("its journal: %w", err))
 	}
-	results, err := r.worker.DeliverAll(ctx, r.submission, kept)
-	all := results.Sorted()
+	var torn atomic.Bool // a step could not be noted
+	all, err := r.worker.Deliver(ctx, r.delivery, fanout.Round{Past: past, Note: func(ctx context.Context, result fanout.Result) error {
+		err := r.note(ctx, result)
+		if err != nil {
+			torn.Store(true)
+		}
+		return err
+	}})
 	switch {
 	case err == nil:
 		return r.end(ctx, all, river.Done())
-	case kept.torn.Load():
+	case torn.Load():
 		return r.again(ctx, all, 0, err)
 	}
 	return r.failed(ctx, all, unfinished(all), err)
@@ -111,6 +118,7 @@ func (r *round) failed(ctx context.Context, all, failures []fanout.Result, why e
 		return river.CutShort(ctx.Err())
 	}
 	if fanout.Postponed(why) {
+		r.tellUnknown(ctx, why)
 		return river.NotLetThrough()
 	}
 	r.keep(ctx, failures)
@@ -118,15 +126,27 @@ func (r *round) failed(ctx context.Context, all, failures []fanout.Result, why e
 	hint := time.Duration(0)
 	for _, f := range failures {
 		final = final && r.isFinal(ctx, f)
-		hint = max(hint, retryAfter(f.Err))
+		hint = max(hint, retryAfter(f.Err()))
 	}
 	if final {
 		return r.end(ctx, all, river.Dead(why))
 	}
-	if errors.Is(why, fanout.ErrInvalid) { // by a definition, which somebody may mend
-		r.config.Logger.WarnContext(ctx, "durable: a delivery is refused here, and tried again", "dispatch_id", r.Job.Dispatch, "targets", r.Job.Names(), "error", why)
-	}
 	return r.again(ctx, all, hint, why)
+}
+
+// tellUnknown warns of a target that this process does not know, or cannot look up: once a
+// minute, however many deliveries wait for it.
+func (r *round) tellUnknown(ctx context.Context, why error) {
+	if !errors.Is(why, fanout.ErrUnknownTarget) && !errors.Is(why, fanout.ErrLookup) {
+		return
+	}
+	name := r.delivery.Targets[0]
+	now := time.Now()
+	if last, told := r.told.Load(name); told && now.Sub(last.(time.Time)) < time.Minute { //nolint:forcetypeassert // nothing else is stored
+		return
+	}
+	r.told.Store(name, now)
+	r.config.Logger.WarnContext(ctx, "durable: a target is not known here, and its deliveries wait", "targets", r.delivery.Targets, "error", why)
 }
 
 // again asks for another round, if there is one.
@@ -150,7 +170,7 @@ func (r *round) isFinal(ctx context.Context, result fanout.Result) (final bool) 
 // end tells the dispatcher what became of the deliveries.
 func (r *round) end(ctx context.Context, all []fanout.Result, v river.Verdict) river.Verdict {
 	for _, result := range all {
-		r.worker.Done(ctx, r.submission, result)
+		r.worker.Done(ctx, result)
 	}
 	return v
 }
@@ -193,49 +213,33 @@ func (r *round) keep(ctx context.Context, failures []fanout.Result) {
 }
 
 func (r *round) write(ctx context.Context, kind string, result fanout.Result, mostBody int) error {
-	result.DispatchID = r.Job.Dispatch // by which it is sealed
-	entry, err := r.sealer.entry(kind, result, mostBody)
+	entry, err := r.sealer.entry(kind, r.Job.Dispatch, result, mostBody)
 	if err != nil {
 		return err
 	}
 	return r.journal.Write(ctx, r.ID, entry)
 }
 
-// journal is a saga's, in this round.
-type journal struct {
-	round *round
-	past  []fanout.Step
-	torn  atomic.Bool // a step could not be noted
+// note keeps a step of a saga, or its compensation.
+func (r *round) note(ctx context.Context, result fanout.Result) error {
+	kind := river.StepEnded
+	if result.Outcome == fanout.Compensated {
+		kind = river.StepCompensated
+	}
+	return r.write(ctx, kind, result, 0)
 }
 
-func (r *round) openJournal(ctx context.Context) (*journal, error) {
+// past is what was noted in earlier rounds.
+func (r *round) past(ctx context.Context) ([]fanout.Result, error) {
 	entries, err := r.journal.Read(ctx, r.ID, river.StepEnded, river.StepCompensated)
 	if err != nil {
 		return nil, err
 	}
-	j := &journal{round: r}
-	for _, e := range entries {
-		result, err := r.sealer.result(e, r.Job.Dispatch)
-		if err != nil {
+	past := make([]fanout.Result, len(entries))
+	for i, e := range entries {
+		if past[i], err = r.sealer.result(e, r.Job.Dispatch); err != nil {
 			return nil, err
 		}
-		j.past = append(j.past, fanout.Step{Result: result, Compensation: e.Kind == river.StepCompensated})
 	}
-	return j, nil
-}
-
-// Past implements [fanout.Journal].
-func (j *journal) Past() []fanout.Step { return j.past }
-
-// Note implements [fanout.Journal].
-func (j *journal) Note(ctx context.Context, s fanout.Step) error {
-	kind := river.StepEnded
-	if s.Compensation {
-		kind = river.StepCompensated
-	}
-	err := j.round.write(ctx, kind, s.Result, 0)
-	if err != nil {
-		j.torn.Store(true)
-	}
-	return err
+	return past, nil
 }

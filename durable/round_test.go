@@ -23,7 +23,7 @@ func TestSchedule_IsTheTargetsOwnAndKeysAreKept(t *testing.T) {
 		q, _ := open(t, durable.Config{Targets: map[string]durable.TargetConfig{"flaky": {Schedule: fast(3)}}})
 		var keys []string
 		flaky := sending("flaky", func(r *fanout.Request) error {
-			if keys = append(keys, r.IdempotencyKey); len(keys) < 3 {
+			if keys = append(keys, r.Key); len(keys) < 3 {
 				return errDown
 			}
 			return nil
@@ -46,7 +46,7 @@ func TestRound_TheLastMakesADeadLetter(t *testing.T) {
 				sending("down", func(*fanout.Request) error { return errDown }),
 				{Name: "strict", URL: api.URL()},
 			},
-			OnDeadLetter: func(context.Context, *fanout.Submission, fanout.Result) { told.Add(1) },
+			OnDeadLetter: func(context.Context, fanout.Result) { told.Add(1) },
 		})
 		id := submit(t, d, map[string]int{"amount": 7})
 		eventually(t, func() bool { return len(deadLetters(t, q, durable.Filter{})) == 2 }, "two dead letters")

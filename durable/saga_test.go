@@ -25,7 +25,7 @@ type calls struct {
 func (c *calls) step(name string, answer func() (*fanout.Response, error)) fanout.Sender {
 	return fanout.SenderFunc(func(_ context.Context, r *fanout.Request) (*fanout.Response, error) {
 		c.mu.Lock()
-		c.all = append(c.all, name+" "+r.IdempotencyKey)
+		c.all = append(c.all, name+" "+r.Key)
 		c.mu.Unlock()
 		return answer()
 	})
@@ -86,7 +86,7 @@ func TestSaga_GoesOnWhereItWasAfterARestart(t *testing.T) {
 			return nil
 		}
 		dispatcher(t, again(t, durable.Config{}), fanout.Config{Targets: targets, OnResult: results.OnResult})
-		assert.Equal(t, map[string]string{"stock": "delivered", "payment": "delivered", "shipping": "delivered"}, outcomes(wait(t, &results, id)))
+		assert.Equal(t, map[string]string{"stock": "delivered", "payment": "delivered", "shipping": "delivered"}, outcomes(wait(t, &results, id, "stock", "payment", "shipping")))
 		assert.Equal(t, []string{"stock " + id + ":stock", "payment " + id + ":payment", "shipping " + id + ":shipping"}, c.seen())
 	})
 }
@@ -97,7 +97,7 @@ func TestSaga_ThatFailsBeforeItsPivotIsUndoneAndDone(t *testing.T) {
 		var c calls
 		var results fanouttest.Results
 		d := dispatcher(t, q, fanout.Config{Targets: order(&c, refuse, ok), OnResult: results.OnResult})
-		got := wait(t, &results, submit(t, d, "order"))
+		got := wait(t, &results, submit(t, d, "order"), "stock", "payment", "shipping")
 		assert.Equal(t, map[string]string{"stock": "compensated", "payment": "failed", "shipping": "skipped"}, outcomes(got))
 		assert.Empty(t, deadLetters(t, q, durable.Filter{}), "nothing is left to be done")
 	})
@@ -116,7 +116,7 @@ func TestSaga_PastItsPivotIsTriedAgainThenDeadAndGoesOnWhenReplayed(t *testing.T
 			return shipping()
 		}), OnResult: results.OnResult})
 		id := submit(t, d, "order")
-		assert.Equal(t, map[string]string{"stock": "delivered", "payment": "delivered", "shipping": "unknown"}, outcomes(wait(t, &results, id)))
+		assert.Equal(t, map[string]string{"stock": "delivered", "payment": "delivered", "shipping": "unknown"}, outcomes(wait(t, &results, id, "stock", "payment", "shipping")))
 		eventually(t, func() bool { return len(deadLetters(t, q, durable.Filter{Target: "shipping"})) == 1 }, "a dead letter")
 		dead := deadLetters(t, q, durable.Filter{})[0]
 		assert.Equal(t, []any{"shipping", 2}, []any{dead.Target, dead.Rounds})
@@ -147,7 +147,7 @@ func TestSaga_ACompensationThatFailsIsTriedAgain(t *testing.T) {
 		})}
 		d := dispatcher(t, q, fanout.Config{Targets: targets, OnResult: results.OnResult})
 		id := submit(t, d, "order")
-		assert.Equal(t, map[string]string{"stock": "compensated", "payment": "failed", "shipping": "skipped"}, outcomes(wait(t, &results, id)))
+		assert.Equal(t, map[string]string{"stock": "compensated", "payment": "failed", "shipping": "skipped"}, outcomes(wait(t, &results, id, "stock", "payment", "shipping")))
 		undo := "unstock " + id + ":stock-compensation"
 		assert.Equal(t, []string{"stock " + id + ":stock", "payment " + id + ":payment", undo, undo, undo}, c.seen())
 	})
@@ -162,7 +162,7 @@ func TestSaga_IsUndoneWhateverTheErrorSays(t *testing.T) {
 			return nil, fanout.Permanent(errors.New("x\x00" + strings.Repeat("\u00fc", 600)))
 		}
 		d := dispatcher(t, q, fanout.Config{Targets: order(&c, refuse, ok), OnResult: results.OnResult})
-		got := wait(t, &results, submit(t, d, "order"))
+		got := wait(t, &results, submit(t, d, "order"), "stock", "payment", "shipping")
 		assert.Equal(t, map[string]string{"stock": "compensated", "payment": "failed", "shipping": "skipped"}, outcomes(got))
 	})
 }

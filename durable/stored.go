@@ -17,27 +17,24 @@ import (
 	"github.com/fanout-go/fanout/durable/internal/river"
 )
 
-// storable refuses a submission that cannot be kept, or not be made again after a restart.
-func storable(s *fanout.Submission, mostBytes int) error {
-	if s == nil || len(s.Targets) == 0 {
-		return &fanout.InvalidError{Field: "Submission", Err: errors.New("names no target")}
+// storable refuses a delivery that cannot be kept, or not be made again after a restart.
+func storable(d *fanout.Delivery, mostBytes int) error {
+	if given := d.Given(); given != "" {
+		return &fanout.InvalidError{Target: given, Field: "ToTargets", Err: errors.New("a durable queue finds targets by name: configure it, or name it and have Config.Lookup find it")}
 	}
-	if given := s.Given(); len(given) > 0 {
-		return &fanout.InvalidError{Target: given[0], Field: "ToTargets", Err: errors.New("a durable queue finds targets by name: configure it, or name it and have Config.Lookup find it")}
-	}
-	if s.OrderKey() != "" && s.Chained() {
-		return &fanout.InvalidError{Field: "InOrder", Err: errors.New("is not for targets that depend on each other")}
-	}
-	size := len(s.Body)
-	for name, values := range s.Header {
+	p := d.Payload
+	size := len(p.Body)
+	for name, values := range p.Header {
 		all := strings.Join(values, "")
 		if !utf8.ValidString(name + all) {
 			return &fanout.InvalidError{Field: "Payload.Header", Err: fmt.Errorf("%s: not UTF-8, which a durable queue cannot keep", name)}
 		}
 		size += len(name) + len(all)
 	}
-	if !utf8.ValidString(s.ContentType) {
-		return &fanout.InvalidError{Field: "Payload.ContentType", Err: errors.New("not UTF-8, which a durable queue cannot keep")}
+	for field, text := range map[string]string{"ContentType": p.ContentType, "Type": p.Type} {
+		if !utf8.ValidString(text) {
+			return &fanout.InvalidError{Field: "Payload." + field, Err: errors.New("not UTF-8, which a durable queue cannot keep")}
+		}
 	}
 	if mostBytes > 0 && size > mostBytes {
 		return &fanout.InvalidError{Field: "Payload.Body", Err: fmt.Errorf("%w: %d bytes with its header, and the queue takes %d", fanout.ErrPayloadTooLarge, size, mostBytes)}
@@ -45,41 +42,46 @@ func storable(s *fanout.Submission, mostBytes int) error {
 	return nil
 }
 
-// sealer turns what was submitted into what is stored, and back.
+// sealer turns deliveries into what is stored, and back.
 type sealer struct {
 	encryption      AEAD // nil if nothing is encrypted
 	acceptPlaintext bool
 }
 
-// jobs is one for each target, or one for all if they depend on each other.
-func (c sealer) jobs(ctx context.Context, s *fanout.Submission) ([]river.Job, error) {
-	all := river.Job{Dispatch: s.DispatchID, Targets: s.Targets, Submitted: s.Submitted.UnixMilli(), Trace: traceOf(ctx)}
-	if s.CorrelationID != s.DispatchID {
-		all.CorrelationID = s.CorrelationID
+// jobs is one for each delivery of a dispatch. They share the payload.
+func (c sealer) jobs(ctx context.Context, deliveries []fanout.Delivery) ([]river.Job, error) {
+	p := deliveries[0].Payload
+	of := river.Job{Dispatch: p.ID, Submitted: deliveries[0].Submitted.UnixMilli(), Trace: traceOf(ctx)}
+	if p.CorrelationID != p.ID {
+		of.CorrelationID = p.CorrelationID
 	}
-	content := &river.Content{Key: s.IdempotencyKey, ContentType: s.ContentType, Header: s.Header, Body: s.Body}
+	content := &river.Content{Type: p.Type, ContentType: p.ContentType, Header: p.Header, Body: p.Body}
+	if p.Key != p.ID {
+		content.Key = p.Key
+	}
 	if c.encryption == nil {
-		all.Payload = content
+		of.Payload = content
 	} else {
 		var err error
-		if all.Sealed, err = c.seal(s.DispatchID, content); err != nil {
+		if of.Sealed, err = c.seal(p.ID, content); err != nil {
 			return nil, err
 		}
 	}
-	if s.Chained() {
-		all.Set = river.SetOf(slices.Sorted(slices.Values(s.Targets)))
-		return []river.Job{all}, nil
-	}
-	jobs := make([]river.Job, len(s.Targets))
-	for i, name := range s.Targets {
-		jobs[i] = all
-		jobs[i].Target = name
+	jobs := make([]river.Job, len(deliveries))
+	for i := range deliveries {
+		jobs[i] = of
+		jobs[i].Targets = deliveries[i].Targets
+		if deliveries[i].Chained {
+			jobs[i].Set = river.SetOf(slices.Sorted(slices.Values(deliveries[i].Targets)))
+		} else {
+			jobs[i].Target = deliveries[i].Targets[0]
+		}
 	}
 	return jobs, nil
 }
 
-// submission is what was submitted, with the bytes of its payload and without the value.
-func (c sealer) submission(j *river.Job) (*fanout.Submission, error) {
+// delivery is what was submitted, with the bytes of its payload and without the value.
+func (c sealer) delivery(j *river.Job) (*fanout.Delivery, error) {
 	if len(j.Names()) == 0 {
 		return nil, errors.New("it names no target")
 	}
@@ -93,9 +95,12 @@ func (c sealer) submission(j *river.Job) (*fanout.Submission, error) {
 	case c.encryption != nil && !c.acceptPlaintext:
 		return nil, errPlaintext
 	}
-	return &fanout.Submission{
-		DispatchID: j.Dispatch, CorrelationID: cmp.Or(j.CorrelationID, j.Dispatch), IdempotencyKey: content.Key, Submitted: time.UnixMilli(j.Submitted), Targets: j.Targets,
-		Header: content.Header, ContentType: content.ContentType, Body: content.Body,
+	return &fanout.Delivery{
+		Payload: &fanout.Payload{
+			ID: j.Dispatch, Key: cmp.Or(content.Key, j.Dispatch), CorrelationID: cmp.Or(j.CorrelationID, j.Dispatch),
+			Type: content.Type, Body: content.Body, ContentType: content.ContentType, Header: content.Header,
+		},
+		Targets: j.Names(), Chained: j.Target == "", Submitted: time.UnixMilli(j.Submitted),
 	}, nil
 }
 

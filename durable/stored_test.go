@@ -26,14 +26,14 @@ func TestSubmit_RefusesWhatCannotBeKept(t *testing.T) {
 	d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{sender.Target("ledger"), {Name: "after", After: []string{"ledger"}, Sender: fanout.SenderFunc(nil)}}})
 	for name, c := range map[string]struct {
 		payload any
-		options []fanout.Option
+		options []fanout.SubmitOption
 		want    string
 	}{
 		"a body too large":              {fanout.Payload{Body: make([]byte, 101), ContentType: "text/plain"}, nil, "fanout: Payload.Body: too large: 101 bytes with its header, and the queue takes 100"},
 		"a header too large":            {fanout.Payload{Header: http.Header{"X": {string(bytes.Repeat([]byte("x"), 101))}}}, nil, "fanout: Payload.Body: too large: 102 bytes"},
 		"a header in Latin-1":           {fanout.Payload{Header: http.Header{"X": {"caf\xe9"}}}, nil, "fanout: Payload.Header: X: not UTF-8"},
-		"a target given in the call":    {"entry", []fanout.Option{fanout.ToTargets(sender.Target("stranger"))}, `fanout: target "stranger": ToTargets: a durable queue finds targets by name`},
-		"order among dependent targets": {"entry", []fanout.Option{fanout.InOrder("k")}, "fanout: InOrder: is not for targets that depend on each other"},
+		"a target given in the call":    {"entry", []fanout.SubmitOption{fanout.ToTargets(sender.Target("stranger"))}, `fanout: target "stranger": ToTargets: a durable queue finds targets by name`},
+		"order among dependent targets": {"entry", []fanout.SubmitOption{durable.InOrder("k")}, "fanout: InOrder: is not for targets that depend on each other"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := d.Submit(t.Context(), c.payload, c.options...)
@@ -152,14 +152,14 @@ func TestEncryption_APayloadMovedToAnotherDispatchIsNotDelivered(t *testing.T) {
 	require.NoError(t, q.Hold(t.Context(), "bank"))
 	bank := fanouttest.NewSender()
 	d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{bank.Target("bank")}})
-	submit(t, d, "1 cent", fanout.ID("a"))
-	submit(t, d, "a million", fanout.ID("b"))
+	submit(t, d, fanout.Payload{ID: "a", Value: "1 cent"})
+	submit(t, d, fanout.Payload{ID: "b", Value: "a million"})
 	_, err = q.DB().Exec(`UPDATE river_job SET args = jsonb_set(args, '$.sealed',
 		(SELECT args->>'sealed' FROM river_job WHERE args->>'dispatch' = 'b')) WHERE args->>'dispatch' = 'a'`)
 	require.NoError(t, err)
 	require.NoError(t, q.Resume(t.Context(), "bank"))
 	eventually(t, func() bool { return strings.Contains(log.String(), "dispatch_id=a") && bank.Count() == 1 }, "one to be told of, one to arrive")
-	assert.Equal(t, "b:bank", bank.Requests()[0].IdempotencyKey)
+	assert.Equal(t, "b:bank", bank.Requests()[0].Key)
 }
 
 func TestRecord_KeepsEnumsAsText(t *testing.T) {

@@ -32,13 +32,13 @@ func TestTrace_LinksADeliveryToItsSubmitterOverARestart(t *testing.T) {
 		q = again(t, durable.Config{})
 		require.NoError(t, q.Resume(t.Context(), "crm"))
 		seen := make(chan string, 1)
-		d = dispatcher(t, q, fanout.Config{TracerProvider: provider, Targets: []fanout.Target{sender.Target("crm")}, OnResult: func(ctx context.Context, s *fanout.Submission, r fanout.Result) {
+		d = dispatcher(t, q, fanout.Config{TracerProvider: provider, Targets: []fanout.Target{sender.Target("crm")}, OnResult: func(ctx context.Context, r fanout.Result) {
 			seen <- fanout.CorrelationID(ctx)
-			results.OnResult(ctx, s, r)
+			results.OnResult(ctx, r)
 		}})
 		wait(t, &results, id)
 		assert.Equal(t, "visit-7", <-seen)
-		assert.Equal(t, "visit-7", sender.Requests()[0].CorrelationID)
+		assert.Equal(t, "visit-7", sender.Requests()[0].Payload.CorrelationID)
 		closeNow(t, d)
 		for _, s := range spans.GetSpans() {
 			if s.Name == "deliver crm" {

@@ -99,7 +99,7 @@ func deadLetterID(c *cobra.Command, arg string) (int64, error) {
 func filterFlags(c *cobra.Command) *durable.Filter {
 	f := &durable.Filter{}
 	c.Flags().StringVar(&f.Target, "target", "", "those of the target of this `name`")
-	c.Flags().StringVar(&f.Class, "class", "", "those of this `class` of error, such as 503 or timeout")
+	c.Flags().StringVar((*string)(&f.Class), "class", "", "those of this `class` of error, such as 503 or timeout")
 	c.Flags().Var((*moment)(&f.Since), "since", "those that died at this `time` or later: 2006-01-02T15:04:05Z, or how long ago, such as 90m")
 	c.Flags().Var((*moment)(&f.Until), "until", "those that died before this `time`")
 	return f

@@ -56,9 +56,9 @@ type attempt struct {
 
 func show(one *durable.Inspection) *inspection {
 	p := one.Payload
-	s := &inspection{Inspection: one, ContentType: p.ContentType, Header: p.Header, content: contentOf(p.Body), PayloadKey: p.IdempotencyKey}
+	s := &inspection{Inspection: one, ContentType: p.ContentType, Header: p.Header, content: contentOf(p.Body), PayloadKey: p.Key}
 	for _, r := range one.History {
-		shown := round{Target: r.Target, IdempotencyKey: r.IdempotencyKey, Outcome: r.Outcome, Error: text(r.Err)}
+		shown := round{Target: r.Target, IdempotencyKey: r.Key, Outcome: r.Outcome, Error: text(r.Err())}
 		if r.Response != nil {
 			answer := contentOf(r.Response.Body)
 			shown.Status, shown.Answer = r.Response.StatusCode, &answer

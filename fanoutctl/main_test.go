@@ -65,7 +65,7 @@ func TestDeadLetters_AreListedInspectedAndReplayedWhileTheServiceRuns(t *testing
 	listed := lines(ctl(t, database, "dead", "--target", "crm", "--since", "1h", "--json"))
 	require.Len(t, listed, 3)
 	require.NoError(t, json.Unmarshal([]byte(listed[0]), &first))
-	assert.Equal(t, []string{"crm", "422"}, []string{first.Target, first.Class})
+	assert.Equal(t, []string{"crm", "422"}, []string{first.Target, string(first.Class)})
 	id := strconv.FormatInt(first.ID, 10)
 
 	shown := ctl(t, database, "inspect", id)

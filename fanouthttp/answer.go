@@ -36,7 +36,9 @@ type TargetReport struct {
 func NewReport(correlationID string, results fanout.Results) Report {
 	report := Report{Receipt: Receipt{CorrelationID: correlationID}}
 	for _, r := range results.Sorted() {
-		report.DispatchID = r.DispatchID
+		if r.Payload != nil {
+			report.DispatchID = r.Payload.ID
+		}
 		t := TargetReport{Target: r.Target, Optional: r.Optional, Outcome: r.Outcome, Attempts: len(r.Attempts), DurationMS: r.Duration.Milliseconds()}
 		if r.Response != nil {
 			t.StatusCode = r.Response.StatusCode

@@ -109,7 +109,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Handler) submit(w http.ResponseWriter, r *http.Request, payload fanout.Payload, options []fanout.Option) {
-	id, err := h.dispatcher.Submit(r.Context(), payload, options...)
+	id, err := h.dispatcher.Submit(r.Context(), payload, forSubmit(options)...)
 	if err != nil {
 		h.refuse(w, problemOf(err))
 		return
@@ -118,7 +118,7 @@ func (h *Handler) submit(w http.ResponseWriter, r *http.Request, payload fanout.
 }
 
 func (h *Handler) dispatch(w http.ResponseWriter, r *http.Request, payload fanout.Payload, options []fanout.Option) {
-	results, err := h.dispatcher.Dispatch(r.Context(), payload, options...)
+	results, err := h.dispatcher.Dispatch(r.Context(), payload, forDispatch(options)...)
 	status := http.StatusOK
 	if err != nil {
 		if !errors.As(err, new(*fanout.DispatchError)) {
@@ -128,6 +128,22 @@ func (h *Handler) dispatch(w http.ResponseWriter, r *http.Request, payload fanou
 		status = http.StatusBadGateway
 	}
 	writeJSON(w, status, "application/json", NewReport(fanout.CorrelationID(r.Context()), results))
+}
+
+func forSubmit(options []fanout.Option) []fanout.SubmitOption {
+	all := make([]fanout.SubmitOption, len(options))
+	for i, o := range options {
+		all[i] = o
+	}
+	return all
+}
+
+func forDispatch(options []fanout.Option) []fanout.DispatchOption {
+	all := make([]fanout.DispatchOption, len(options))
+	for i, o := range options {
+		all[i] = o
+	}
+	return all
 }
 
 func (h *Handler) refuse(w http.ResponseWriter, p Problem) {

@@ -151,7 +151,7 @@ func TestHandler_RefusesBeforeAnythingIsSent(t *testing.T) {
 	_, err := full.Submit(t.Context(), "hello")
 	require.NoError(t, err)
 	open := newDispatcher(t, crm.Target("crm"))
-	secretive := func(context.Context, *fanout.Submission) error { return errors.New("not in our s3cr3t table") }
+	secretive := func(context.Context, *fanout.Payload) error { return errors.New("not in our s3cr3t table") }
 	to := func(names ...string) func(*http.Request) []fanout.Option {
 		return func(*http.Request) []fanout.Option { return []fanout.Option{fanout.To(names...)} }
 	}
@@ -211,7 +211,7 @@ func TestNewReport_HasTheResultsInOrder(t *testing.T) {
 	results, err := d.Dispatch(t.Context(), "hello")
 	require.Error(t, err)
 	report := fanouthttp.NewReport("visit-7", results)
-	assert.Equal(t, fanouthttp.Receipt{DispatchID: results["a"].DispatchID, CorrelationID: "visit-7"}, report.Receipt)
+	assert.Equal(t, fanouthttp.Receipt{DispatchID: results["a"].Payload.ID, CorrelationID: "visit-7"}, report.Receipt)
 	assert.Equal(t, "b", report.Targets[0].Target)
 	assert.Equal(t, 400, report.Targets[1].StatusCode)
 }
@@ -230,9 +230,9 @@ func TestHandler_AClientThatGoesAwayCutsAWaitingRequestShort(t *testing.T) {
 // refusing is a queue that fails as one does which dispatches by itself.
 type refusing struct{ err error }
 
-func (refusing) Start(fanout.Worker) error                          { return nil }
-func (q refusing) Submit(context.Context, *fanout.Submission) error { return q.err }
-func (refusing) Close(context.Context) error                        { return nil }
+func (refusing) Start(*fanout.Worker) error                        { return nil }
+func (q refusing) Submit(context.Context, []fanout.Delivery) error { return q.err }
+func (refusing) Close(context.Context) error                       { return nil }
 
 func TestHandler_AcceptsNothingThatItsQueueRefused(t *testing.T) {
 	_, inner := newDispatcher(t, via("broker", answering(500))).Dispatch(t.Context(), "x")

@@ -64,7 +64,7 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request) (fanout.Payload, 
 	if problem := h.validate(r, body); problem != nil {
 		return fanout.Payload{}, problem
 	}
-	p := fanout.Payload{Header: h.forwarded(r.Header), IdempotencyKey: r.Header.Get("Idempotency-Key")}
+	p := fanout.Payload{Header: h.forwarded(r.Header), Key: r.Header.Get("Idempotency-Key")}
 	if len(body) > 0 {
 		p.Body, p.ContentType = body, contentType
 		if encoding := r.Header.Values("Content-Encoding"); len(encoding) > 0 {

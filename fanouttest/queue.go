@@ -70,11 +70,11 @@ func everyDeliveryOnce(t *testing.T, q fanout.Queue) {
 	first, second := NewSender(), NewSender()
 	d := open(t, q, fanout.Config{
 		Targets: []fanout.Target{first.Target("first"), second.Target("second")},
-		OnResult: func(ctx context.Context, s *fanout.Submission, r fanout.Result) {
-			results.OnResult(ctx, s, r)
+		OnResult: func(ctx context.Context, r fanout.Result) {
+			results.OnResult(ctx, r)
 			mu.Lock()
 			defer mu.Unlock()
-			done[s.DispatchID+" "+r.Target]++
+			done[r.Payload.ID+" "+r.Target]++
 		},
 	})
 	var ids, want []string
@@ -83,7 +83,7 @@ func everyDeliveryOnce(t *testing.T, q fanout.Queue) {
 		ids, want = append(ids, id), append(want, id+" first", id+" second")
 	}
 	for _, id := range ids {
-		if _, err := results.Wait(within(t), id); err != nil {
+		if _, err := results.Wait(within(t), id, "first", "second"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -107,20 +107,20 @@ func arrivesUnchanged(t *testing.T, q fanout.Queue) {
 	d := open(t, q, fanout.Config{Targets: []fanout.Target{sender.Target("ledger")}, OnResult: results.OnResult})
 	id := submit(t, d, fanout.Payload{
 		Body: []byte("\x00raw\xff"), ContentType: "application/octet-stream", Header: map[string][]string{"X-Tenant": {"acme"}},
-		IdempotencyKey: "order-7", CorrelationID: "visit-7",
+		Key: "order-7", CorrelationID: "visit-7",
 	})
 	got, err := results.Wait(within(t), id)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := sender.Requests()[0]
-	seen := fmt.Sprintf("%q %s %v %s %s %s", r.Body, r.ContentType, r.Header, r.IdempotencyKey, r.CorrelationID, r.DispatchID)
+	seen := fmt.Sprintf("%q %s %v %s %s %s", r.Body, r.ContentType, r.Header, r.Key, r.Payload.CorrelationID, r.Payload.ID)
 	want := fmt.Sprintf("%q application/octet-stream map[X-Tenant:[acme]] order-7:ledger visit-7 %s", "\x00raw\xff", id)
 	if seen != want {
 		t.Errorf("got  %s\nwant %s", seen, want)
 	}
 	if got["ledger"].Outcome != fanout.Delivered {
-		t.Error(got["ledger"].Err)
+		t.Error(got["ledger"].Err())
 	}
 }
 
@@ -130,13 +130,13 @@ func deadLetters(t *testing.T, q fanout.Queue) {
 	dead := make(chan fanout.Result, 1)
 	d := open(t, q, fanout.Config{
 		Targets:      []fanout.Target{NewSender(fanout.Permanent(refused)).Target("ledger")},
-		OnDeadLetter: func(_ context.Context, _ *fanout.Submission, r fanout.Result) { dead <- r },
+		OnDeadLetter: func(_ context.Context, r fanout.Result) { dead <- r },
 	})
 	submit(t, d, "entry")
 	select {
 	case r := <-dead:
-		if r.Outcome != fanout.Failed || r.Err == nil {
-			t.Errorf("%v: %v", r.Outcome, r.Err)
+		if r.Outcome != fanout.Failed || r.Err() == nil {
+			t.Errorf("%v: %v", r.Outcome, r.Err())
 		}
 	case <-within(t).Done():
 		t.Error("no dead letter")
@@ -159,7 +159,7 @@ func sagas(t *testing.T, q fanout.Queue) {
 		{Name: "ship", Sender: step("ship", fanout.Permanent(errors.New("no"))), After: []string{"pay"}},
 		{Name: "pay", Sender: step("pay", nil), Compensate: &fanout.Target{Sender: step("refund", nil)}},
 	}})
-	got, err := results.Wait(within(t), submit(t, d, "entry"))
+	got, err := results.Wait(within(t), submit(t, d, "entry"), "ship", "pay")
 	if err != nil || got["ship"].Outcome != fanout.Failed || got["pay"].Outcome != fanout.Compensated {
 		t.Error(got["ship"].Outcome, got["pay"].Outcome, err)
 	}
@@ -180,7 +180,7 @@ func outlivesItsContext(t *testing.T, q fanout.Queue) {
 	}
 	got, err := results.Wait(within(t), id)
 	if err != nil || got["ledger"].Outcome != fanout.Delivered {
-		t.Error(got["ledger"].Outcome, got["ledger"].Err, err)
+		t.Error(got["ledger"].Outcome, got["ledger"].Err(), err)
 	}
 }
 
@@ -211,7 +211,7 @@ func closeDrains(t *testing.T, q fanout.Queue) {
 	}
 	got, err := results.Wait(within(t), id)
 	if err != nil || got["ledger"].Outcome != fanout.Delivered {
-		t.Error(got["ledger"].Outcome, got["ledger"].Err, err)
+		t.Error(got["ledger"].Outcome, got["ledger"].Err(), err)
 	}
 }
 
@@ -230,7 +230,7 @@ func closeIsBounded(t *testing.T, q fanout.Queue) {
 	if !errors.As(err, &left) {
 		return // the queue has kept it
 	}
-	if !slices.ContainsFunc(left.Left, func(u fanout.Undelivered) bool { return u.Submission.DispatchID == id }) {
+	if !slices.ContainsFunc(left.Left, func(r fanout.Result) bool { return r.Payload.ID == id }) {
 		t.Errorf("%s is not in %v", id, err)
 	}
 }
@@ -241,7 +241,7 @@ func nothingIsLost(t *testing.T, q fanout.Queue) {
 	var mu sync.Mutex
 	told := map[string]int{}
 	target := fanout.Target{Name: "ledger", Sender: fanout.SenderFunc(func(ctx context.Context, r *fanout.Request) (*fanout.Response, error) {
-		if r.Payload == "no" || string(r.Body) == `"no"` {
+		if r.Payload.Value == "no" || string(r.Body) == `"no"` {
 			return nil, fanout.Permanent(errors.New("no"))
 		}
 		<-ctx.Done()
@@ -249,10 +249,10 @@ func nothingIsLost(t *testing.T, q fanout.Queue) {
 	})}
 	d := open(t, q, fanout.Config{
 		Targets: []fanout.Target{target}, Defaults: fanout.Policy{Timeout: -1, AttemptTimeout: -1, Bulkhead: fanout.Bulkhead{MaxConcurrent: -1}},
-		OnResult: func(_ context.Context, s *fanout.Submission, _ fanout.Result) {
+		OnResult: func(_ context.Context, r fanout.Result) {
 			mu.Lock()
 			defer mu.Unlock()
-			told[s.DispatchID]++
+			told[r.Payload.ID]++
 		},
 	})
 	failing := submit(t, d, "no")
@@ -266,8 +266,8 @@ func nothingIsLost(t *testing.T, q fanout.Queue) {
 	var left *fanout.UndeliveredError
 	kept := !errors.As(err, &left)
 	if !kept {
-		for _, u := range left.Left {
-			told[u.Submission.DispatchID]++
+		for _, r := range left.Left {
+			told[r.Payload.ID]++
 		}
 	}
 	mu.Lock()
@@ -284,18 +284,18 @@ func nothingIsLost(t *testing.T, q fanout.Queue) {
 
 func saysNo(t *testing.T, q fanout.Queue) {
 	t.Helper()
-	seen := make(chan *fanout.Submission, 1)
+	seen := make(chan *fanout.Payload, 1)
 	d := open(t, q, fanout.Config{
 		Targets:  []fanout.Target{NewSender().Target("ledger")},
-		OnResult: func(_ context.Context, s *fanout.Submission, _ fanout.Result) { seen <- s },
+		OnResult: func(_ context.Context, r fanout.Result) { seen <- r.Payload },
 	})
 	submit(t, d, "entry")
 	again := *<-seen
 	if err := d.Close(within(t)); err != nil {
 		t.Fatal(err)
 	}
-	again.DispatchID += "-again"
-	if err := q.Submit(context.Background(), &again); !errors.Is(err, fanout.ErrClosed) {
+	again.ID += "-again"
+	if err := q.Submit(context.Background(), []fanout.Delivery{{Payload: &again, Targets: []string{"ledger"}, Submitted: time.Now()}}); !errors.Is(err, fanout.ErrClosed) {
 		t.Errorf("after Close: %v", err)
 	}
 }

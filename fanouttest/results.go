@@ -15,36 +15,36 @@ import (
 type Results struct {
 	mu         sync.Mutex
 	byDispatch map[string]fanout.Results
-	targets    map[string][]string // by dispatch
-	more       chan struct{}       // closed when a result comes; nil if nobody waits
+	more       chan struct{} // closed when a result comes; nil if nobody waits
 }
 
 // OnResult records one delivery's result.
-func (r *Results) OnResult(_ context.Context, s *fanout.Submission, result fanout.Result) {
+func (r *Results) OnResult(_ context.Context, result fanout.Result) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.byDispatch == nil {
-		r.byDispatch, r.targets = make(map[string]fanout.Results), make(map[string][]string)
+		r.byDispatch = make(map[string]fanout.Results)
 	}
-	if r.byDispatch[s.DispatchID] == nil {
-		r.byDispatch[s.DispatchID], r.targets[s.DispatchID] = fanout.Results{}, s.Targets
+	id := result.Payload.ID
+	if r.byDispatch[id] == nil {
+		r.byDispatch[id] = fanout.Results{}
 	}
-	r.byDispatch[s.DispatchID][result.Target] = result
+	r.byDispatch[id][result.Target] = result
 	if r.more != nil {
 		close(r.more)
 		r.more = nil
 	}
 }
 
-// Wait returns the results of a dispatch when there is one for each of its
-// targets. If ctx ends before, it returns those there are, and an error that names
-// the targets without one.
-func (r *Results) Wait(ctx context.Context, dispatchID string) (fanout.Results, error) {
+// Wait returns the results of a dispatch when there is one for each of the targets named;
+// without names, when there is any. If ctx ends before, it returns those there are, and an
+// error that names the targets without one.
+func (r *Results) Wait(ctx context.Context, dispatchID string, targets ...string) (fanout.Results, error) {
 	if dispatchID == "" {
 		return nil, errors.New("fanouttest: no dispatch ID: did Submit fail?")
 	}
 	for {
-		results, missing, more := r.look(dispatchID)
+		results, missing, more := r.look(dispatchID, targets)
 		if len(results) > 0 && len(missing) == 0 {
 			return results, nil
 		}
@@ -56,19 +56,19 @@ func (r *Results) Wait(ctx context.Context, dispatchID string) (fanout.Results, 
 	}
 }
 
-func (r *Results) look(dispatchID string) (so fanout.Results, missing []string, more <-chan struct{}) {
+func (r *Results) look(dispatchID string, targets []string) (so fanout.Results, missing []string, more <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.more == nil {
 		r.more = make(chan struct{})
 	}
 	so = maps.Clone(r.byDispatch[dispatchID])
-	for _, name := range r.targets[dispatchID] {
+	for _, name := range targets {
 		if _, ok := so[name]; !ok {
 			missing = append(missing, name)
 		}
 	}
-	if so == nil {
+	if len(so) == 0 && len(targets) == 0 {
 		missing = []string{"any target"}
 	}
 	return so, missing, r.more

@@ -180,7 +180,7 @@ func TestWhatArrivedIsRecordedAttemptByAttempt(t *testing.T) {
 			assert.Equal(t, "PUT /contacts?list=7", r.Method+" "+r.Path)
 			assert.Equal(t, "visit-7", r.CorrelationID())
 			assert.Equal(t, results["crm"].Attempts[i].RequestID, r.RequestID())
-			assert.Equal(t, results["crm"].IdempotencyKey, r.IdempotencyKey())
+			assert.Equal(t, results["crm"].Key, r.IdempotencyKey())
 			var body struct{ N int }
 			require.NoError(t, r.JSON(&body))
 			assert.Equal(t, 1, body.N)
@@ -243,7 +243,7 @@ func TestASenderFailsByItsScriptAndRecords(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, sender.Wait(t.Context(), 2))
 	assert.Equal(t, 2, sender.Count())
-	assert.Equal(t, "entry", sender.Requests()[1].Payload)
+	assert.Equal(t, "entry", sender.Requests()[1].Payload.Value)
 	assert.ErrorIs(t, results["ledger"].Attempts[0].Err, down)
 }
 

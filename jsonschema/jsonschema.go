@@ -26,7 +26,7 @@ import (
 // and names, a name given twice in an object, or a number of more than 400 digits. Errors name the places that do not fit,
 // and the keywords of the schema, and never a value. A schema is on its own: it
 // cannot load others.
-func Compile(schema []byte) (func(context.Context, *fanout.Submission) error, error) {
+func Compile(schema []byte) (func(context.Context, *fanout.Payload) error, error) {
 	document, err := jsonschema.UnmarshalJSON(bytes.NewReader(schema))
 	if err != nil {
 		return nil, fmt.Errorf("jsonschema: %w", err)
@@ -41,7 +41,7 @@ func Compile(schema []byte) (func(context.Context, *fanout.Submission) error, er
 	if err != nil {
 		return nil, fmt.Errorf("jsonschema: %w", err)
 	}
-	return func(_ context.Context, s *fanout.Submission) error { return validate(compiled, s.Body) }, nil
+	return func(_ context.Context, s *fanout.Payload) error { return validate(compiled, s.Body) }, nil
 }
 
 type noLoader struct{}

@@ -53,7 +53,7 @@ func TestWhatWouldTakeMuchMemoryIsRefused(t *testing.T) {
 	require.NoError(t, err)
 	for n, want := range map[int]string{9_000: "does not fit its schema", 600_000: "has more than 10000 values"} {
 		body := "[" + strings.TrimSuffix(strings.Repeat("1,", n), ",") + "]"
-		require.ErrorContains(t, valid(t.Context(), &fanout.Submission{Body: []byte(body)}), want)
+		require.ErrorContains(t, valid(t.Context(), &fanout.Payload{Body: []byte(body)}), want)
 	}
 }
 
@@ -64,7 +64,7 @@ func TestNamesAreToldFromValues(t *testing.T) {
 		`{"a":"a","b":["a","a",{"a":1},{"a":{"a":"a"}}],"c":"a"}`: false,
 		`{"b":{"a":[],"a":1}}`: true, `[{"a":{},"b":[{}],"a":0}]`: true, `{"a":1,"\u0061":2}`: true,
 	} {
-		err := valid(t.Context(), &fanout.Submission{Body: []byte(body)})
+		err := valid(t.Context(), &fanout.Payload{Body: []byte(body)})
 		assert.Equal(t, twice, err != nil, "%s: %v", body, err)
 	}
 }
@@ -76,7 +76,7 @@ func TestNumbersThatTakeLongToBeMadeExactAreRefused(t *testing.T) {
 		`[1e999999999]`: true, `[{"a":[1E-99999999]}]`: true, `[` + strings.Repeat("9", 100_000) + `]`: true, `[1e400000000000000000000]`: true,
 		`[1.25, 1e3, -0.5E-1, 0]`: false, `[1e300]`: false,
 	} {
-		err := valid(t.Context(), &fanout.Submission{Body: []byte(body)})
+		err := valid(t.Context(), &fanout.Payload{Body: []byte(body)})
 		if refused {
 			require.EqualError(t, err, "has a number that is too large, or written with too many digits")
 		} else if err != nil {

@@ -126,7 +126,7 @@ func TestClientCredentials_RepeatNothingTheEndpointSays(t *testing.T) {
 		d := newDispatcher(t, e, fanouttest.NewMemoryTarget(t, fanouttest.Status(200)))
 		results, err := d.Dispatch(t.Context(), "hello")
 		require.Error(t, err)
-		require.EqualError(t, results["crm"].Err, want)
+		require.EqualError(t, results["crm"].Err(), want)
 		state, _ := d.BreakerState("crm")
 		assert.Equal(t, fanout.BreakerClosed, state)
 	}

@@ -88,12 +88,12 @@ func (s signer) Sign(ctx context.Context, r *fanout.Request) error {
 // ambiguous: dots separate its parts.
 func idOf(r *fanout.Request) string {
 	switch {
-	case r.IdempotencyKey == "":
-		return r.DispatchID
-	case strings.Contains(r.IdempotencyKey, "."):
-		return ids.Hash(r.IdempotencyKey)
+	case r.Key == "":
+		return r.Payload.ID
+	case strings.Contains(r.Key, "."):
+		return ids.Hash(r.Key)
 	}
-	return r.IdempotencyKey
+	return r.Key
 }
 
 func sign(key string, content []byte) (string, error) {

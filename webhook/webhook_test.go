@@ -74,7 +74,7 @@ func TestSigner_SignsAfreshOnEachAttempt(t *testing.T) {
 		require.Equal(t, fanout.Delivered, r.Outcome)
 		require.Len(t, got, 2)
 		for i, h := range got {
-			assert.Equal(t, r.IdempotencyKey, h.Get("Webhook-Id"), "the same on all attempts")
+			assert.Equal(t, r.Key, h.Get("Webhook-Id"), "the same on all attempts")
 			symmetric, asymmetric, _ := strings.Cut(h.Get("Webhook-Signature"), " ")
 			assert.Equal(t, hmacked(contents[i]), symmetric)
 			signature, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(asymmetric, "v1a,"))
@@ -107,7 +107,7 @@ func TestSigner_KeyThatCannotBeReadEndsTheDeliveryUnsent(t *testing.T) {
 	} {
 		r := dispatch(t, signed("hook", nil, webhook.Signer(source)))["hook"]
 		assert.Equal(t, fanout.Rejected, r.Outcome)
-		require.EqualError(t, r.Err, want)
+		require.EqualError(t, r.Err(), want)
 	}
 }
 

@@ -86,7 +86,7 @@ func parse(story string) (events, ends []string) {
 
 func TestAnOrderNeedsANumberAndAKey(t *testing.T) {
 	shop, err := newCheckout(addresses{"http://a.example", "http://b.example", "http://c.example", "http://d.example", "http://e.example"}, nil,
-		func(context.Context, *fanout.Submission, fanout.Result) { t.Error("nothing was accepted") })
+		func(context.Context, fanout.Result) { t.Error("nothing was accepted") })
 	require.NoError(t, err)
 	for want, request := range map[string]*http.Request{
 		"not an order in JSON":          httptest.NewRequest(http.MethodPost, "/orders", strings.NewReader("teapot")),

@@ -61,8 +61,8 @@ func run(ctx context.Context, out io.Writer) error {
 func tell(ctx context.Context, out io.Writer, trouble trouble, order string) error {
 	apis := startFakes(trouble)
 	defer apis.close()
-	var results fanouttest.Results                                                                  // stands for your own log or database
-	checkout, err := newCheckout(apis.addresses(), slog.New(slog.DiscardHandler), results.OnResult) //nolint:contextcheck // it outlives any call
+	var results fanouttest.Results // stands for your own log or database
+	checkout, err := newCheckout(apis.addresses(), slog.New(slog.DiscardHandler), results.OnResult)
 	if err != nil {
 		return err
 	}
@@ -77,7 +77,7 @@ func tell(ctx context.Context, out io.Writer, trouble trouble, order string) err
 	fmt.Fprintf(out, "   %6s  %-14s 202 Accepted\n", "0 ms", order)
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	all, err := results.Wait(ctx, receipt.DispatchID)
+	all, err := results.Wait(ctx, receipt.DispatchID, checkout.dispatcher.TargetNames()...)
 	if err != nil {
 		return err
 	}

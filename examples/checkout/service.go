@@ -23,7 +23,7 @@ type checkout struct {
 	orders     http.Handler
 }
 
-func newCheckout(at addresses, logger *slog.Logger, onResult func(context.Context, *fanout.Submission, fanout.Result)) (*checkout, error) {
+func newCheckout(at addresses, logger *slog.Logger, onResult func(context.Context, fanout.Result)) (*checkout, error) {
 	dispatcher, err := fanout.New(fanout.Config{
 		Targets:  targets(at),
 		Defaults: fanout.Policy{AttemptTimeout: 200 * time.Millisecond, Retry: fanout.Retry{MaxAttempts: 2, InitialBackoff: 20 * time.Millisecond}},
@@ -61,7 +61,7 @@ func targets(at addresses) []fanout.Target {
 
 // refund names the charge to undo by the key it was made with.
 func refund(_ context.Context, r *fanout.Request) (err error) {
-	r.Body, err = json.Marshal(map[string]string{"charge": r.Earlier["payment"].IdempotencyKey})
+	r.Body, err = json.Marshal(map[string]string{"charge": r.Earlier["payment"].Key})
 	return err
 }
 

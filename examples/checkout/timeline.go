@@ -40,22 +40,22 @@ func writeTimeline(out io.Writer, start time.Time, results fanout.Results) {
 // sentTo is the name in the request's ID, DISPATCH:NAME.NUMBER: that of a fallback
 // or a compensation is its own.
 func sentTo(r fanout.Result, a fanout.Attempt) string {
-	name := strings.TrimPrefix(a.RequestID, r.DispatchID+":")
+	name := strings.TrimPrefix(a.RequestID, r.Payload.ID+":")
 	return name[:strings.LastIndex(name, ".")]
 }
 
 func answerTo(a fanout.Attempt) string {
 	if a.StatusCode == 0 {
-		return "no answer: " + fanout.ErrorClass(a.Err)
+		return "no answer: " + string(fanout.ClassOf(a.Err))
 	}
 	return fmt.Sprintf("%d %s", a.StatusCode, http.StatusText(a.StatusCode))
 }
 
 func outcome(r fanout.Result) string {
-	if r.Err == nil {
+	if r.Err() == nil {
 		return r.Outcome.String()
 	}
-	text := strings.TrimPrefix(r.Err.Error(), r.Target+": ")
+	text := strings.TrimPrefix(r.Err().Error(), r.Target+": ")
 	if named := strings.ReplaceAll(r.Outcome.String(), "_", " "); strings.HasPrefix(text, named) {
 		return text
 	}

@@ -47,7 +47,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	crm, billing := fakeAPI(http.StatusOK), fakeAPI(http.StatusCreated)
 	defer crm.Close()
 	defer billing.Close()
-	d, err := fanout.New(fanout.Config{Targets: []fanout.Target{ //nolint:contextcheck // it outlives any call
+	d, err := fanout.New(fanout.Config{Targets: []fanout.Target{
 		{Name: "crm", URL: crm.URL},
 		{Name: "billing", URL: billing.URL},
 	}})

@@ -93,9 +93,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	done := results{all: fanout.Results{}}
-	config.Hooks = &fanout.Hooks{DeliveryDone: done.add}
+	config.Hooks = &fanout.Hooks{DeliveryEnded: done.add}
 	logger := slog.New(fanout.NewCorrelationHandler(slog.NewTextHandler(stderr, nil)))
-	dispatcher, err := newDispatcher(config, logger) //nolint:contextcheck // it outlives any call
+	dispatcher, err := newDispatcher(config, logger)
 	if err != nil {
 		return err
 	}

@@ -2,15 +2,23 @@
 package header
 
 import (
+	"errors"
+	"fmt"
 	"net/http"
 	"strings"
+)
+
+// Headers that tie requests together, as fanout exports them.
+const (
+	CorrelationID = "X-Correlation-Id"
+	RequestID     = "X-Request-Id"
 )
 
 // reserved names are canonical, as [http.CanonicalHeaderKey] writes them.
 var reserved = map[string]bool{
 	"Connection": true, "Content-Length": true, "Host": true, "Keep-Alive": true, "Proxy-Connection": true,
 	"Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true,
-	"Idempotency-Key": true, "X-Correlation-Id": true, "X-Request-Id": true,
+	"Idempotency-Key": true, CorrelationID: true, RequestID: true,
 }
 
 // Reserved reports whether the field is set by the connection or by this library, so
@@ -39,3 +47,41 @@ func ValidValue(value string) bool {
 	}
 	return true
 }
+
+// Check names the header at fault and never shows a value.
+func Check(h http.Header) error {
+	seen := make(map[string]bool, len(h))
+	for name := range h {
+		canonical := http.CanonicalHeaderKey(name)
+		if canonical == "Content-Type" {
+			return errContentType
+		}
+		if Reserved(canonical) {
+			return fmt.Errorf("%s is set by the library or the connection", name)
+		}
+		if seen[canonical] {
+			return fmt.Errorf("%s is given twice, in different case", canonical)
+		}
+		seen[canonical] = true
+	}
+	return CheckFields(h)
+}
+
+// CheckFields holds that a header can be sent.
+func CheckFields(h http.Header) error {
+	for name, values := range h {
+		if !ValidName(name) {
+			return fmt.Errorf("%q is not a header name", name)
+		}
+		for _, v := range values {
+			if !ValidValue(v) {
+				return fmt.Errorf("%s: %w", name, errFieldValue)
+			}
+		}
+	}
+	return nil
+}
+
+var errContentType = errors.New("Content-Type is the payload's: set Payload.ContentType, or Request.ContentType in a Prepare")
+
+var errFieldValue = errors.New("value has a control character")

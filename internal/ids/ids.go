@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"encoding/hex"
+	"strings"
 	"sync"
 )
 
@@ -42,4 +43,45 @@ func (m *mint) next() string {
 	id := m.left[:idLength]
 	m.left = m.left[idLength:]
 	return id
+}
+
+const maxKey = 128
+
+// ValidKey reports whether a key can be sent in a header: 1 to 128 visible ASCII characters.
+func ValidKey(key string) bool {
+	if key == "" || len(key) > maxKey {
+		return false
+	}
+	for i := range len(key) {
+		if key[i] <= ' ' || key[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// KeySuffix tells the keys of one dispatch apart. It is the target's name where
+// that can stand in a header, for whoever reads the logs, else its hash.
+func KeySuffix(name string) string {
+	if len(name) <= 64 && ValidKey(name) && !strings.Contains(name, ":") {
+		return ":" + name
+	}
+	return ":" + Hash(name)
+}
+
+// Valid reports whether id is 1 to 128 ASCII letters, digits and characters of
+// "-._~:/+=@": what is safe in a header, a log and a URL's query.
+func Valid(id string) bool {
+	if id == "" || len(id) > 128 {
+		return false
+	}
+	for i := range len(id) {
+		switch c := id[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		case c == '-', c == '.', c == '_', c == '~', c == ':', c == '/', c == '+', c == '=', c == '@':
+		default:
+			return false
+		}
+	}
+	return true
 }

@@ -15,7 +15,7 @@ type Job struct {
 	Dispatch      string            `json:"dispatch" river:"unique"`
 	Target        string            `json:"target,omitempty" river:"unique"` // empty if there are several
 	Set           string            `json:"set,omitempty" river:"unique"`    // names the several
-	Targets       []string          `json:"targets"`                         // of the whole dispatch
+	Targets       []string          `json:"targets"`                         // one, or the several
 	Submitted     int64             `json:"submitted"`                       // milliseconds
 	CorrelationID string            `json:"correlation_id,omitempty"`        // if it is not the dispatch's ID
 	Trace         map[string]string `json:"trace,omitempty"`                 // of the submitter, by W3C Trace Context
@@ -27,7 +27,8 @@ type Job struct {
 
 // Content is the part of a job that can be encrypted.
 type Content struct {
-	Key         string      `json:"key,omitempty"`
+	Key         string      `json:"key,omitempty"` // if it is not the dispatch's ID
+	Type        string      `json:"type,omitempty"`
 	ContentType string      `json:"content_type,omitempty"`
 	Header      http.Header `json:"header,omitempty"`
 	Body        []byte      `json:"body,omitempty"`

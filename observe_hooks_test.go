@@ -15,24 +15,24 @@ import (
 	"github.com/fanout-go/fanout"
 )
 
-func TestHooksAreToldWhatHappensAsItHappens(t *testing.T) {
+func TestHooks_AreToldWhatHappensAsItHappens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told []string
 		tell := func(format string, args ...any) { told = append(told, fmt.Sprintf(format, args...)) }
 		hooks := &fanout.Hooks{
-			AttemptStart: func(ctx context.Context, r fanout.Request) {
-				tell("%s attempt %d of %s begins", fanout.CorrelationID(ctx), r.Attempt, r.Target)
+			AttemptStarted: func(ctx context.Context, e fanout.AttemptEvent) {
+				tell("%s attempt %d of %s begins", fanout.CorrelationID(ctx), e.Request.Attempt, e.Request.Target)
 			},
-			AttemptDone: func(_ context.Context, r fanout.Request, a fanout.Attempt) {
-				tell("attempt %d: %d, %v", r.Attempt, a.StatusCode, a.Err)
+			AttemptEnded: func(_ context.Context, e fanout.AttemptEvent) {
+				tell("attempt %d: %d, %v", e.Request.Attempt, e.Attempt.StatusCode, e.Attempt.Err)
 			},
-			Waited: func(_ context.Context, target string, why fanout.Wait, waited time.Duration) {
-				tell("%s waited %v: %s", target, waited, why)
+			Waited: func(_ context.Context, e fanout.WaitEvent) {
+				tell("%s waited %v: %s", e.Target, e.Waited, e.For)
 			},
-			BreakerChanged: func(_ context.Context, target string, from, to fanout.BreakerState) {
-				tell("%s: %s to %s", target, from, to)
+			BreakerChanged: func(_ context.Context, e fanout.BreakerEvent) {
+				tell("%s: %s to %s", e.Target, e.From, e.To)
 			},
-			DeliveryDone: func(_ context.Context, r fanout.Result) { tell("%s %s", r.Target, r.Outcome) },
+			DeliveryEnded: func(_ context.Context, r fanout.Result) { tell("%s %s", r.Target, r.Outcome) },
 		}
 		d := newWith(t, fanout.Config{Hooks: hooks, Targets: []fanout.Target{
 			with(via("crm", answering(500)), fanout.Policy{
@@ -53,18 +53,18 @@ func TestHooksAreToldWhatHappensAsItHappens(t *testing.T) {
 	})
 }
 
-func TestHooksThatPanicChangeNothing(t *testing.T) {
+func TestHooks_ThatPanicChangeNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log records
 		oops := func() { panic("oops") }
 		d := newWith(t, fanout.Config{
 			Logger: log.logger(slog.LevelInfo),
 			Hooks: &fanout.Hooks{
-				AttemptStart:   func(context.Context, fanout.Request) { oops() },
-				AttemptDone:    func(context.Context, fanout.Request, fanout.Attempt) { oops() },
-				Waited:         func(context.Context, string, fanout.Wait, time.Duration) { oops() },
-				BreakerChanged: func(context.Context, string, fanout.BreakerState, fanout.BreakerState) { oops() },
-				DeliveryDone:   func(context.Context, fanout.Result) { oops() },
+				AttemptStarted: func(context.Context, fanout.AttemptEvent) { oops() },
+				AttemptEnded:   func(context.Context, fanout.AttemptEvent) { oops() },
+				Waited:         func(context.Context, fanout.WaitEvent) { oops() },
+				BreakerChanged: func(context.Context, fanout.BreakerEvent) { oops() },
+				DeliveryEnded:  func(context.Context, fanout.Result) { oops() },
 			},
 			Targets: []fanout.Target{with(via("crm", answering(500, 200)), fanout.Policy{Breaker: fanout.Breaker{ConsecutiveFailures: 1, OpenFor: time.Millisecond}})},
 		})
@@ -75,20 +75,20 @@ func TestHooksThatPanicChangeNothing(t *testing.T) {
 		for _, record := range log.all(t) {
 			if record["msg"] == "fanout: hook failed" {
 				failed[record["hook"]] = true
-				assert.Contains(t, record["stack"], "hooks_test.go")
+				assert.Contains(t, record["stack"], "observe_hooks_test.go")
 			}
 		}
 		assert.Len(t, failed, 5)
 	})
 }
 
-func TestHooksThatEndTheirGoroutineLoseNoDelivery(t *testing.T) {
+func TestHooks_ThatEndTheirGoroutineLoseNoDelivery(t *testing.T) {
 	for name, hooks := range map[string]*fanout.Hooks{
-		"done":     {AttemptDone: func(context.Context, fanout.Request, fanout.Attempt) { runtime.Goexit() }},
-		"delivery": {DeliveryDone: func(context.Context, fanout.Result) { runtime.Goexit() }},
+		"done":     {AttemptEnded: func(context.Context, fanout.AttemptEvent) { runtime.Goexit() }},
+		"delivery": {DeliveryEnded: func(context.Context, fanout.Result) { runtime.Goexit() }},
 	} {
 		d := newWith(t, fanout.Config{Hooks: hooks, Targets: []fanout.Target{via("a", answering(200)), via("b", answering(200))}})
-		for _, options := range [][]fanout.Option{nil, {fanout.Enough(1)}, {fanout.ToTargets(via("c", answering(200)), after(via("d", answering(200)), "c"))}} {
+		for _, options := range [][]fanout.DispatchOption{nil, {fanout.Quorum(1)}, {fanout.ToTargets(via("c", answering(200)), after(via("d", answering(200)), "c"))}} {
 			results, err := d.Dispatch(t.Context(), "hello", options...)
 			require.NoError(t, err, name)
 			assert.Len(t, results, 2, name)
@@ -96,15 +96,15 @@ func TestHooksThatEndTheirGoroutineLoseNoDelivery(t *testing.T) {
 	}
 }
 
-func TestHooksMayCallTheDispatcher(t *testing.T) {
+func TestHooks_MayCallTheDispatcher(t *testing.T) {
 	var d *fanout.Dispatcher
 	look := func(ctx context.Context) { d.Snapshot(ctx); d.BreakerState("crm"); d.TargetNames() }
 	d = newWith(t, fanout.Config{
 		Targets: []fanout.Target{with(via("crm", answering(500)), fanout.Policy{Breaker: fanout.Breaker{ConsecutiveFailures: 1}})},
 		Hooks: &fanout.Hooks{
-			AttemptStart:   func(ctx context.Context, _ fanout.Request) { look(ctx) },
-			BreakerChanged: func(ctx context.Context, _ string, _, _ fanout.BreakerState) { look(ctx) },
-			DeliveryDone:   func(context.Context, fanout.Result) { assert.NoError(t, d.SetTargets(via("new", answering(200)))) },
+			AttemptStarted: func(ctx context.Context, _ fanout.AttemptEvent) { look(ctx) },
+			BreakerChanged: func(ctx context.Context, _ fanout.BreakerEvent) { look(ctx) },
+			DeliveryEnded:  func(context.Context, fanout.Result) { assert.NoError(t, d.SetTargets(via("new", answering(200)))) },
 		},
 	})
 	dispatch(t.Context(), d)

@@ -14,42 +14,58 @@ import (
 	"github.com/fanout-go/fanout"
 )
 
-// notebook is a journal whose process crashes when it has kept so many notes.
+// notebook is what is noted of a saga, by a process that crashes when it has kept so
+// many notes.
 type notebook struct {
 	mu    sync.Mutex
-	steps []fanout.Step
+	steps []fanout.Result
 	left  int
 }
 
 var errCrash = errors.New("crash")
 
-func (n *notebook) Past() []fanout.Step { return n.steps }
+func (n *notebook) round() fanout.Round {
+	return fanout.Round{Past: n.steps, Note: n.note}
+}
 
-func (n *notebook) Note(_ context.Context, s fanout.Step) error {
+func (n *notebook) note(_ context.Context, r fanout.Result) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.left == 0 {
 		return errCrash
 	}
 	n.left--
-	n.steps = append(n.steps, s)
+	n.steps = append(n.steps, r)
 	return nil
 }
 
-// notingQueue gives its only submission to whoever asks.
+// notingQueue gives its only delivery to whoever asks.
 type notingQueue struct {
-	worker     fanout.Worker
-	submission *fanout.Submission
+	worker   *fanout.Worker
+	delivery *fanout.Delivery
 }
 
-func (q *notingQueue) Start(w fanout.Worker) error { q.worker = w; return nil }
-func (q *notingQueue) Submit(_ context.Context, s *fanout.Submission) error {
-	q.submission = s
+func (q *notingQueue) Start(w *fanout.Worker) error { q.worker = w; return nil }
+func (q *notingQueue) Submit(_ context.Context, all []fanout.Delivery) error {
+	q.delivery = &all[0]
 	return nil
 }
 func (q *notingQueue) Close(context.Context) error { return nil }
 
-func TestASagaGoesOnFromItsJournalWhereverItCrashed(t *testing.T) {
+// deliver makes a round of the delivery.
+func (q *notingQueue) deliver(ctx context.Context, n *notebook) (fanout.Results, error) {
+	return byTarget(q.worker.Deliver(ctx, q.delivery, n.round()))
+}
+
+func byTarget(all []fanout.Result, err error) (fanout.Results, error) {
+	results := fanout.Results{}
+	for _, r := range all {
+		results[r.Target] = r
+	}
+	return results, err
+}
+
+func TestSaga_GoesOnFromItsJournalWhereverItCrashed(t *testing.T) {
 	for name, c := range map[string]struct {
 		targets func(*journal) []fanout.Target
 		want    map[string]string
@@ -78,12 +94,12 @@ func TestASagaGoesOnFromItsJournalWhereverItCrashed(t *testing.T) {
 				d := newWith(t, fanout.Config{Targets: c.targets(&j), Queue: q, Logger: log.logger(slog.LevelWarn)})
 				submit(t, d)
 				kept := &notebook{left: notes}
-				results, err := q.worker.DeliverAll(t.Context(), q.submission, kept)
+				results, err := q.deliver(t.Context(), kept)
 				crashed := err != nil
 				if crashed {
 					require.ErrorIs(t, err, errCrash)
 					kept.left = 100
-					results, err = q.worker.DeliverAll(t.Context(), q.submission, kept)
+					results, err = q.deliver(t.Context(), kept)
 				}
 				require.NoError(t, err)
 				assert.Equal(t, c.want, outcomesOf(results))
@@ -103,7 +119,7 @@ func TestASagaGoesOnFromItsJournalWhereverItCrashed(t *testing.T) {
 	}
 }
 
-func TestAChainGoesOnThoughItsTargetsAreNoneAnyMore(t *testing.T) {
+func TestSaga_GoesOnThoughItsTargetsDependOnEachOtherNoMore(t *testing.T) {
 	var j journal
 	q := &notingQueue{}
 	a, b := j.step("a", answering(200), nil), j.step("b", answering(400, 200), nil)
@@ -111,18 +127,17 @@ func TestAChainGoesOnThoughItsTargetsAreNoneAnyMore(t *testing.T) {
 	submit(t, accepted)
 	later := &notingQueue{}
 	newWith(t, fanout.Config{Targets: []fanout.Target{a, b}, Queue: later})
-	s := *q.submission
-	restarted := &fanout.Submission{DispatchID: s.DispatchID, Targets: s.Targets, Body: s.Body, ContentType: s.ContentType}
+	later.delivery = &fanout.Delivery{Payload: q.delivery.Payload, Targets: q.delivery.Targets, Chained: true}
 	kept := &notebook{left: 100}
-	_, err := later.worker.DeliverAll(t.Context(), restarted, kept)
+	_, err := later.deliver(t.Context(), kept)
 	require.Error(t, err, "b is left for later")
-	results, err := later.worker.DeliverAll(t.Context(), restarted, kept)
+	results, err := later.deliver(t.Context(), kept)
 	require.NoError(t, err)
 	assert.Equal(t, map[string]string{"a": "delivered", "b": "delivered"}, outcomesOf(results))
 	assert.Equal(t, 1, j.count()["a"])
 }
 
-func TestASagaWithAJournalIsSuspendedNotUndoneWhenItsTimeIsOver(t *testing.T) {
+func TestSaga_WithAJournalIsSuspendedNotUndoneWhenItsTimeIsOver(t *testing.T) {
 	var j journal
 	q := &notingQueue{}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -135,14 +150,14 @@ func TestASagaWithAJournalIsSuspendedNotUndoneWhenItsTimeIsOver(t *testing.T) {
 	d := newWith(t, fanout.Config{Targets: []fanout.Target{j.step("a", answering(200), answering(200)), after(b, "a")}, Queue: q})
 	submit(t, d)
 	kept := &notebook{left: 100}
-	_, err := q.worker.DeliverAll(ctx, q.submission, kept)
+	_, err := q.deliver(ctx, kept)
 	require.ErrorIs(t, err, context.Canceled)
 	assert.Equal(t, map[string]int{"a": 1}, j.count(), "nothing is undone")
 	require.Len(t, kept.steps, 1)
-	assert.Equal(t, "a", kept.steps[0].Result.Target)
+	assert.Equal(t, "a", kept.steps[0].Target)
 }
 
-func TestAFailureWithNoWayBackIsLeftForLater(t *testing.T) {
+func TestSaga_LeavesAFailureWithNoWayBackForAnotherRound(t *testing.T) {
 	var j journal
 	q := &notingQueue{}
 	pay := j.step("pay", answering(200), answering(200))
@@ -151,10 +166,10 @@ func TestAFailureWithNoWayBackIsLeftForLater(t *testing.T) {
 	d := newWith(t, fanout.Config{Targets: []fanout.Target{pay, after(j.step("ship", answers, nil), "pay")}, Queue: q})
 	submit(t, d)
 	kept := &notebook{left: 100}
-	results, err := q.worker.DeliverAll(t.Context(), q.submission, kept)
+	results, err := q.deliver(t.Context(), kept)
 	require.Error(t, err)
 	assert.Equal(t, map[string]string{"pay": "delivered", "ship": "failed"}, outcomesOf(results))
-	results, err = q.worker.DeliverAll(t.Context(), q.submission, kept)
+	results, err = q.deliver(t.Context(), kept)
 	require.NoError(t, err)
 	assert.Equal(t, map[string]string{"pay": "delivered", "ship": "delivered"}, outcomesOf(results))
 	assert.Equal(t, 1, j.count()["pay"])

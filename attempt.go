@@ -1,6 +1,7 @@
 package fanout
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -8,11 +9,48 @@ import (
 	"net/http"
 	"reflect"
 	"slices"
-	"strconv"
+	"sync"
 	"time"
 
 	"github.com/fanout-go/fanout/internal/redact"
 )
+
+// trial is one attempt as a value: what was sent and what came of it, or why nothing
+// was sent. It holds whatever user code does: a panic and a Goexit are trials too.
+type trial struct {
+	record   Attempt   // what the result tells of it
+	unsent   error     // why nothing was sent; nil if something was
+	verdict  verdict   // what it came to
+	response *Response // nil if there was none
+	exchange *exchange // its request
+}
+
+// begin says what is known as long as nothing more is.
+func (tr *trial) begin() { *tr = trial{unsent: ErrGoexit} }
+
+// send says that from here on the attempt may take effect.
+func (tr *trial) send(a Attempt, x *exchange) {
+	*tr = trial{record: a, exchange: x, verdict: verdict{reach: unanswered, err: ErrGoexit}}
+}
+
+// panicked says what user code did instead of returning.
+func (tr *trial) panicked(p any) {
+	if tr.unsent != nil {
+		tr.unsent = newPanicError(p)
+		return
+	}
+	tr.verdict = verdict{reach: unanswered, err: newPanicError(p)}
+}
+
+// delivers reports whether the target took it.
+func (tr *trial) delivers() bool { return tr.unsent == nil && tr.verdict.reach == delivered }
+
+// turn says which attempt is to be made.
+type turn struct {
+	number int
+	kind   AttemptKind
+	whole  context.Context // bounds it; nil is what bounds the delivery
+}
 
 // verdict is what one attempt came to.
 type verdict struct {
@@ -25,55 +63,17 @@ type verdict struct {
 	vote      vote
 }
 
-// reach is how far an attempt got.
-type reach uint8
-
-const (
-	unanswered reach = iota // it may have taken effect
-	notSent                 // nothing can have reached the target
-	refused                 // the target said no
-	delivered
-)
-
-// mark is an error with its reach and whether to retry, as the user's code knows it.
-type mark struct {
-	err   error
-	reach reach
-	retry bool
-}
-
-func (m *mark) Error() string { return m.err.Error() }
-func (m *mark) Unwrap() error { return m.err }
-
-// Refused marks a [Sender]'s or classifier's error as the target's own no: the
-// outcome is [Failed] rather than [Unknown]. It may be retried.
-func Refused(err error) error { return marked(err, refused, true) }
-
-// Permanent marks an error as the target's own no that a retry cannot mend.
-func Permanent(err error) error { return marked(err, refused, false) }
-
-// NotSent marks an error that arose before anything can have reached the
-// target: the outcome is [Failed], and a retry is always safe.
-func NotSent(err error) error { return marked(err, notSent, true) }
-
-func marked(err error, r reach, retry bool) error {
-	if err == nil {
-		return nil
+// judge says what an attempt came to, of which the target's answer and error are all
+// that is known.
+func judge(t *target, response *Response, err error) verdict {
+	if err != nil {
+		return judgeError(t, err)
 	}
-	return &mark{err, r, retry}
+	return judgeAnswer(t, response)
 }
 
-// Err is nil for a success (2xx, or no status at all) and a [*StatusError] for
-// any other. A [Target.Classify] calls it for what it does not decide itself.
-func (r *Response) Err() error {
-	if r.StatusCode == 0 || r.StatusCode/100 == 2 {
-		return nil
-	}
-	return &StatusError{StatusCode: r.StatusCode, RetryAfter: parseRetryAfter(r.Header.Get("Retry-After"), time.Now())}
-}
-
-// classifyAnswer judges an answer that was read whole.
-func classifyAnswer(t *target, resp *Response) verdict {
+// judgeAnswer judges an answer that was read whole.
+func judgeAnswer(t *target, resp *Response) verdict {
 	err := answerError(t, resp)
 	if err == nil {
 		return verdict{reach: delivered, vote: healthy}
@@ -85,22 +85,6 @@ func classifyAnswer(t *target, resp *Response) verdict {
 		return statusVerdict(t, status, err)
 	}
 	return verdict{reach: refused, err: err, retry: true, vote: unhealthy}
-}
-
-// lone finds an error that is not one of several: in the joined errors of a
-// dispatch, what is true of one target is not true of all.
-func lone[T error](err error) (found T, ok bool) {
-	for err != nil {
-		if found, ok = err.(T); ok { //nolint:errorlint // it walks itself
-			return found, true
-		}
-		inner, wraps := err.(interface{ Unwrap() error })
-		if !wraps {
-			break
-		}
-		err = inner.Unwrap()
-	}
-	return found, false
 }
 
 func answerError(t *target, resp *Response) error {
@@ -143,8 +127,8 @@ func statusVerdict(t *target, status *StatusError, err error) verdict {
 	return v
 }
 
-// classifyError judges an attempt that ended without an answer.
-func classifyError(t *target, err error) verdict {
+// judgeError judges an attempt that ended without an answer.
+func judgeError(t *target, err error) verdict {
 	err = redact.URL(err)
 	var panicked *PanicError
 	if errors.As(err, &panicked) || errors.Is(err, ErrGoexit) {
@@ -203,33 +187,63 @@ func connectVerdict(err error) (verdict, bool) {
 	return verdict{}, false
 }
 
-// parseRetryAfter reads both forms of RFC 9110, section 10.2.3: seconds and an
-// HTTP-date. What is neither, and what lies in the past, is zero.
-func parseRetryAfter(value string, now time.Time) time.Duration {
-	if value == "" {
-		return 0
-	}
-	if isDigits(value) {
-		seconds, err := strconv.ParseInt(value, 10, 64)
-		if err != nil || seconds > int64(maxDuration/time.Second) {
-			return maxDuration
-		}
-		return time.Duration(seconds) * time.Second
-	}
-	date, err := http.ParseTime(value)
-	if err != nil {
-		return 0
-	}
-	return max(0, date.Sub(now))
+// clock is the deadlines of the deliveries in one dispatch that share their
+// timeouts: one context for all the first attempts that start with the dispatch,
+// because they did not have to queue, and one for the whole, made when a
+// delivery first has to wait for something.
+type clock struct {
+	ctx                     context.Context // of the dispatch: its end is the caller's doing
+	started                 time.Time
+	timeout, attemptTimeout time.Duration
+	first                   context.Context
+	cancelFirst             context.CancelFunc
+	makeWhole               sync.Once
+	whole                   context.Context
+	cancelWhole             context.CancelFunc
+	next                    *clock
 }
 
-const maxDuration time.Duration = 1<<63 - 1
-
-func isDigits(s string) bool {
-	for i := range len(s) {
-		if s[i] < '0' || s[i] > '9' {
-			return false
-		}
+func startClock(ctx context.Context, timeout, attemptTimeout time.Duration) *clock {
+	c := &clock{ctx: ctx, started: time.Now(), timeout: timeout, attemptTimeout: attemptTimeout}
+	if attemptTimeout < 0 || (timeout > 0 && timeout <= attemptTimeout) { // the whole delivery's serves
+		c.first, c.cancelFirst = c.total(), func() {}
+	} else {
+		c.first, c.cancelFirst = withTimeout(ctx, c.attemptTimeout, ErrAttemptTimeout)
 	}
-	return s != ""
+	return c
+}
+
+// total bounds a whole delivery.
+func (c *clock) total() context.Context {
+	c.makeWhole.Do(func() {
+		c.whole, c.cancelWhole = c.ctx, func() {}
+		if c.timeout > 0 {
+			c.whole, c.cancelWhole = context.WithDeadlineCause(c.ctx, c.started.Add(c.timeout), ErrTimeout)
+		}
+	})
+	return c.whole
+}
+
+// late reports whether a delivery has queued for its goroutine, or for what its
+// Prepare did, so that it has no share in the first attempts' context.
+func (c *clock) late(now time.Time) bool {
+	return c.attemptTimeout > 0 && now.Sub(c.started) > c.attemptTimeout/10
+}
+
+func (c *clock) fits(timeout, attemptTimeout time.Duration) bool {
+	return c.timeout == timeout && c.attemptTimeout == attemptTimeout
+}
+
+func (c *clock) stop() {
+	c.cancelFirst()
+	if c.cancelWhole != nil {
+		c.cancelWhole()
+	}
+}
+
+func withTimeout(ctx context.Context, timeout time.Duration, cause error) (context.Context, context.CancelFunc) {
+	if timeout < 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeoutCause(ctx, timeout, cause)
 }

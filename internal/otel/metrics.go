@@ -1,8 +1,9 @@
-package fanout
+package otel
 
 import (
 	"context"
 	"errors"
+	"net/url"
 	"sync"
 	"time"
 
@@ -11,11 +12,6 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 )
-
-// maxLabels is how many targets have time series of their own. All others, and
-// those given in a call, share one: a million webhooks must not flood a metrics
-// store.
-const maxLabels, otherLabel = 1000, "_other"
 
 // metrics is the instruments. Their names are a promise: see the README's table.
 type metrics struct {
@@ -43,7 +39,7 @@ type metrics struct {
 	queueDead    metric.Int64ObservableUpDownCounter
 	meter        metric.Meter
 	registration metric.Registration
-	attributes   sync.Map // labels → metric.MeasurementOption
+	attributes   sync.Map // label → metric.MeasurementOption
 }
 
 // The first are those the conventions give for HTTP.
@@ -52,11 +48,8 @@ var (
 	deliveryBuckets = metric.WithExplicitBucketBoundaries(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 )
 
-func newMetrics(provider metric.MeterProvider) *metrics {
-	if provider == nil {
-		provider = otel.GetMeterProvider()
-	}
-	m := &metrics{meter: provider.Meter(scope, metric.WithSchemaURL(semconv.SchemaURL))}
+func (m *metrics) init(meter metric.Meter) {
+	m.meter = meter
 	var errs []error
 	counter := func(into *metric.Int64Counter, name, unit, description string) {
 		var err error
@@ -96,71 +89,66 @@ func newMetrics(provider metric.MeterProvider) *metrics {
 	m.breakerState, err = m.meter.Int64ObservableGauge("fanout.breaker.state", metric.WithDescription("State of the circuit breaker: 0 closed, 1 half-open, 2 open."))
 	errs = append(errs, err)
 	m.queueOldest, err = m.meter.Float64ObservableGauge("fanout.queue.oldest.age", metric.WithUnit("s"), metric.WithDescription("Age of the oldest delivery accepted and not done."))
-	if err := join(append(errs, err)...); err != nil {
+	if err := errors.Join(append(errs, err)...); err != nil {
 		otel.Handle(err)
 	}
-	return m
 }
 
-// observe has the states read when metrics are collected.
-func (m *metrics) observe(d *Dispatcher) {
+// Enabled reports whether anybody wants to know of attempts.
+func (m *metrics) Enabled(ctx context.Context) bool { return m.attempts.Enabled(ctx) }
+
+// Gauges are a target's when metrics are collected.
+type Gauges struct {
+	Label             string
+	Breaker           int64 // 0 closed, 1 half-open, 2 open
+	InFlight, Waiting int64
+}
+
+// Backlog is a queue's for one label.
+type Backlog struct {
+	Deliveries, DeadLetters int64
+	Oldest                  time.Duration
+	KeepsDead               bool // DeadLetters is known
+}
+
+// Observer is asked when metrics are collected. A backlog that cannot be read is an
+// error, and no backlog: it is not observed as empty.
+type Observer struct {
+	Targets func() []Gauges
+	Queue   func(context.Context) (byLabel map[string]Backlog, err error)
+}
+
+// Observe has the states read when metrics are collected.
+func (m *metrics) Observe(from Observer) {
 	var err error
 	m.registration, err = m.meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
-		for t := range withOthers(d.registry.everything().targets) {
-			if t.label == otherLabel {
-				continue
-			}
-			with := m.labels(label{target: t.label})
-			o.ObserveInt64(m.breakerState, stateValues[t.gates.breaker.state()], with)
-			o.ObserveInt64(m.inFlight, t.gates.tally.inFlight.Load(), with)
-			o.ObserveInt64(m.waiting, t.gates.bulkhead.queued(), with)
+		for _, g := range from.Targets() {
+			with := m.labels(label{target: g.Label})
+			o.ObserveInt64(m.breakerState, g.Breaker, with)
+			o.ObserveInt64(m.inFlight, g.InFlight, with)
+			o.ObserveInt64(m.waiting, g.Waiting, with)
 		}
-		return m.observeQueue(ctx, d, o)
+		backlog, err := from.Queue(ctx)
+		if err != nil {
+			return err
+		}
+		for name, b := range backlog {
+			with := m.labels(label{target: name})
+			o.ObserveInt64(m.queueDepth, b.Deliveries, with)
+			o.ObserveFloat64(m.queueOldest, b.Oldest.Seconds(), with)
+			if b.KeepsDead {
+				o.ObserveInt64(m.queueDead, b.DeadLetters, with)
+			}
+		}
+		return nil
 	}, m.breakerState, m.inFlight, m.waiting, m.queueDepth, m.queueOldest, m.queueDead)
 	if err != nil {
 		otel.Handle(err)
 	}
 }
 
-var stateValues = map[BreakerState]int64{BreakerClosed: 0, BreakerHalfOpen: 1, BreakerOpen: 2}
-
-func (m *metrics) observeQueue(ctx context.Context, d *Dispatcher, o metric.Observer) error {
-	reporter, ok := d.queue.(BacklogReporter)
-	if !ok {
-		return nil
-	}
-	backlog, err := reporter.Backlog(ctx)
-	depth, oldest, dead := map[string]int64{}, map[string]time.Duration{}, map[string]int64{}
-	for _, name := range d.TargetNames() {
-		depth[d.labelOf(name)] = 0
-	}
-	for _, b := range backlog {
-		name := d.labelOf(b.Target)
-		depth[name] += int64(b.Deliveries)
-		dead[name] += int64(b.DeadLetters)
-		if b.Deliveries > 0 {
-			oldest[name] = max(oldest[name], time.Since(b.Oldest))
-		}
-	}
-	for name, n := range depth {
-		with := m.labels(label{target: name})
-		o.ObserveInt64(m.queueDepth, n, with)
-		o.ObserveFloat64(m.queueOldest, oldest[name].Seconds(), with)
-		if n, ok := dead[name]; ok {
-			o.ObserveInt64(m.queueDead, n, with)
-		}
-	}
-	return err
-}
-
-func (d *Dispatcher) labelOf(name string) string {
-	if t, ok := d.registry.get(name); ok {
-		return t.label
-	}
-	return otherLabel
-}
-
-func (m *metrics) close() {
+// Close ends what Observe began.
+func (m *metrics) Close() {
 	if m.registration != nil {
 		_ = m.registration.Unregister() // there is nothing to be done about it
 	}
@@ -198,79 +186,87 @@ func (m *metrics) time(ctx context.Context, histogram metric.Float64Histogram, d
 	}
 }
 
-func (m *metrics) waited(ctx context.Context, target string, why Wait, d time.Duration) {
-	m.time(ctx, m.waits, d, label{target: target, wait: string(why)})
+// Waited measures a wait of a delivery.
+func (m *metrics) Waited(ctx context.Context, target *Target, why string, d time.Duration) {
+	m.time(ctx, m.waits, d, label{target: target.Label, wait: why})
 }
 
-func (m *metrics) refusedRetry(ctx context.Context, target string) {
-	m.count(ctx, m.refusedRetries, label{target: target})
+// RetryRefused counts a retry that was not made, as the budget was spent.
+func (m *metrics) RetryRefused(ctx context.Context, target *Target) {
+	m.count(ctx, m.refusedRetries, label{target: target.Label})
 }
 
-func (m *metrics) compensated(ctx context.Context, target string, outcome Outcome) {
-	m.count(ctx, m.compensations, label{target: target, outcome: outcome.String()})
+// Compensated counts what became of a compensation.
+func (m *metrics) Compensated(ctx context.Context, target *Target, outcome string) {
+	m.count(ctx, m.compensations, label{target: target.Label, outcome: outcome})
 }
 
-func (m *metrics) breakerChanged(ctx context.Context, target string, to BreakerState) {
-	m.count(ctx, m.transitions, label{target: target, state: string(to)})
+// BreakerChanged counts a change of state.
+func (m *metrics) BreakerChanged(ctx context.Context, target *Target, to string) {
+	m.count(ctx, m.transitions, label{target: target.Label, state: to})
 }
 
-func (m *metrics) attempted(ctx context.Context, dl *delivery, a *Attempt) {
-	l := label{target: dl.target.label}
+// Attempted counts and measures an attempt that was sent.
+func (m *metrics) Attempted(ctx context.Context, target *Target, u *url.URL, again bool, status int, class string, d time.Duration) {
+	l := label{target: target.Label}
 	m.count(ctx, m.attempts, l)
-	if len(dl.attempts) > 1 {
+	if again {
 		m.count(ctx, m.retries, l)
 	}
-	if e := dl.target.endpoint; e != nil && m.requestDuration.Enabled(ctx) {
-		m.requestDuration.Record(ctx, a.Duration.Seconds(), metric.WithAttributeSet(attribute.NewSet(dl.requestAttributes(a)...)))
+	if target.HTTP != nil && m.requestDuration.Enabled(ctx) {
+		m.requestDuration.Record(ctx, d.Seconds(), metric.WithAttributeSet(attribute.NewSet(requestAttributes(target, u, status, class)...)))
 	}
 }
 
 // requestAttributes are those of the conventions; of a target whose name has no
 // series of its own, the address has none either.
-func (dl *delivery) requestAttributes(a *Attempt) []attribute.KeyValue {
-	attributes := dl.target.endpoint.conventions.attributes(dl.request.URL)
-	if dl.target.label == otherLabel {
-		attributes[1], attributes[2] = semconv.ServerAddress(otherLabel), semconv.ServerPort(0)
+func requestAttributes(target *Target, u *url.URL, status int, class string) []attribute.KeyValue {
+	attributes := target.HTTP.attributes(u)
+	if target.Label == OtherLabel {
+		attributes[1], attributes[2] = semconv.ServerAddress(OtherLabel), semconv.ServerPort(0)
 	}
 	switch {
-	case a.StatusCode >= 400:
-		attributes = append(attributes, semconv.HTTPResponseStatusCode(a.StatusCode), semconv.ErrorTypeKey.String(statusClass(a.StatusCode)))
-	case a.StatusCode != 0:
-		attributes = append(attributes, semconv.HTTPResponseStatusCode(a.StatusCode))
-	case a.Err != nil:
-		attributes = append(attributes, semconv.ErrorTypeKey.String(ErrorClass(a.Err)))
+	case status >= 400:
+		attributes = append(attributes, semconv.HTTPResponseStatusCode(status), semconv.ErrorTypeKey.String(statusClass(status)))
+	case status != 0:
+		attributes = append(attributes, semconv.HTTPResponseStatusCode(status))
+	case class != "":
+		attributes = append(attributes, semconv.ErrorTypeKey.String(class))
 	}
 	return attributes
 }
 
-func (m *metrics) delivered(ctx context.Context, dl *delivery) {
-	if !m.deliveries.Enabled(ctx) && !m.deliveryDuration.Enabled(ctx) {
-		return
-	}
-	l := label{target: dl.target.label, outcome: dl.outcome.String()}
-	m.time(ctx, m.deliveryDuration, dl.duration, l)
-	l.class = ErrorClass(dl.err)
+// Delivered counts and measures a delivery that ended.
+func (m *metrics) Delivered(ctx context.Context, target *Target, outcome, class string, d time.Duration) {
+	l := label{target: target.Label, outcome: outcome}
+	m.time(ctx, m.deliveryDuration, d, l)
+	l.class = class
 	m.count(ctx, m.deliveries, l)
 }
 
-func (m *metrics) submittedTo(ctx context.Context, s *Submission, err error) {
-	switch {
-	case errors.Is(err, ErrFull):
-		m.count(ctx, m.refused, label{})
-	case err == nil && m.submitted.Enabled(ctx):
-		for _, t := range s.targets {
-			m.count(ctx, m.submitted, label{target: t.label})
-		}
-	}
+// Submitted counts a delivery that was accepted.
+func (m *metrics) Submitted(ctx context.Context, targetLabel string) {
+	m.count(ctx, m.submitted, label{target: targetLabel})
 }
 
-func (m *metrics) finished(ctx context.Context, target string, r Result, closing bool) {
-	l := label{target: target}
+// Refused counts a submission for which there was no room.
+func (m *metrics) Refused(ctx context.Context) { m.count(ctx, m.refused, label{}) }
+
+// Done counts a submitted delivery that ended for good.
+func (m *metrics) Done(ctx context.Context, targetLabel string, closing bool) {
+	l := label{target: targetLabel}
 	m.count(ctx, m.done, l)
 	if closing {
 		m.count(ctx, m.drained, l)
 	}
-	if r.dead() {
-		m.count(ctx, m.deadLetters, l)
-	}
+}
+
+// DeadLetter counts a delivery that failed for good, and that nobody waits for.
+func (m *metrics) DeadLetter(ctx context.Context, targetLabel string) {
+	m.count(ctx, m.deadLetters, label{target: targetLabel})
+}
+
+// Dropped counts a delivery that Close returned as undelivered.
+func (m *metrics) Dropped(ctx context.Context, targetLabel string) {
+	m.count(ctx, m.dropped, label{target: targetLabel})
 }

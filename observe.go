@@ -1,0 +1,409 @@
+package fanout
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"time"
+
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/fanout-go/fanout/internal/otel"
+	"github.com/fanout-go/fanout/internal/redact"
+)
+
+// Hooks are functions that are told what happens as it happens, for those who do
+// without OpenTelemetry. Any may be nil. They run on the goroutine of the delivery,
+// outside all locks, and hold it up; a panic in one is contained, and logged. Their
+// arguments must not be changed. What a submitted delivery came to in the end is
+// told to [Config.OnResult].
+type Hooks struct {
+	// AttemptStarted comes when an attempt has passed all gates.
+	AttemptStarted func(context.Context, AttemptEvent)
+	// AttemptEnded comes when an attempt that was sent has ended.
+	AttemptEnded func(context.Context, AttemptEvent)
+	// Waited comes when a delivery has waited.
+	Waited func(context.Context, WaitEvent)
+	// BreakerChanged comes when a target's breaker changed its state.
+	BreakerChanged func(context.Context, BreakerEvent)
+	// DeliveryEnded comes when a delivery has ended: for a queue that delivers
+	// later again, every time.
+	DeliveryEnded func(context.Context, Result)
+}
+
+// AttemptEvent is an attempt that starts or has ended.
+type AttemptEvent struct {
+	Request *Request
+	Attempt *Attempt // nil while it starts
+}
+
+// WaitEvent is a wait of a delivery that is over.
+type WaitEvent struct {
+	Target string
+	For    Wait
+	Waited time.Duration
+}
+
+// BreakerEvent is a change of a target's circuit breaker.
+type BreakerEvent struct {
+	Target   string
+	From, To BreakerState
+}
+
+// Wait is what a delivery waits for.
+type Wait string
+
+// The waits of a delivery.
+const (
+	WaitRateLimit Wait = "rate_limit"
+	WaitBulkhead  Wait = "bulkhead"
+	WaitBackoff   Wait = "backoff"
+	WaitBreaker   Wait = "breaker"      // to close, in the background
+	WaitBudget    Wait = "retry_budget" // to refill, in the background
+	WaitToken     Wait = "token"        // to be had, in the background
+)
+
+// observer tells whoever wants to know what happens: spans, metrics, log, counters and
+// hooks. Each of its methods, and of watch's, is one moment at which something is told.
+type observer struct {
+	otel     *otel.Telemetry
+	log      log
+	security securityLog
+	hooks    *Hooks // nil if there are none
+
+	onResult, onDeadLetter func(context.Context, Result)
+}
+
+// hook is the user's, or empty.
+func (o *observer) hook() *Hooks {
+	if o.hooks == nil {
+		return &Hooks{}
+	}
+	return o.hooks
+}
+
+// watching reports whether anybody wants to know of deliveries and attempts. It is
+// asked once for a dispatch.
+func (o *observer) watching(ctx context.Context) bool {
+	return o.hooks != nil || o.security.on() || o.otel.Enabled(ctx) || o.log.enabled(ctx, slog.LevelDebug)
+}
+
+// dispatchStarted returns the context for what belongs to the dispatch, its span, nil if
+// there is none, and how its deliveries are traced. What was submitted has a trace of its
+// own, and one for each delivery if they are made one by one.
+func (o *observer) dispatchStarted(ctx context.Context, p *Payload, targets int, submitted, together bool) (context.Context, trace.Span, otel.Tracing) {
+	ids := otel.IDs{Dispatch: p.ID, Correlation: p.CorrelationID}
+	var span trace.Span
+	otherwise := otel.Untraced
+	switch {
+	case submitted && !together:
+		return ctx, nil, otel.Apart
+	case submitted:
+		otherwise = otel.Apart
+		ctx, span = o.otel.StartSubmitted(ctx, ids, targets)
+	default:
+		ctx, span = o.otel.StartDispatch(ctx, ids, targets)
+	}
+	if span == nil {
+		return ctx, nil, otherwise
+	}
+	return ctx, span, otel.Within
+}
+
+func (o *observer) dispatchEnded(span trace.Span, results Results, err error) {
+	switch {
+	case span == nil:
+	case err != nil && !allCanceled(results):
+		otel.EndDispatch(span, redact.Shown(err))
+	default:
+		otel.EndDispatch(span, "")
+	}
+}
+
+// allCanceled reports whether nothing failed but for the caller's own end.
+func allCanceled(results Results) bool {
+	for _, r := range results {
+		if r.Outcome != Delivered && !r.Optional && ClassOf(r.Err()) != ClassCanceled {
+			return false
+		}
+	}
+	return true
+}
+
+// submitRefused tells why a queue did not accept what was submitted.
+func (o *observer) submitRefused(ctx context.Context, err error) {
+	if errors.Is(err, ErrFull) {
+		o.otel.Refused(ctx)
+	}
+	o.inputRefused(ctx, err)
+}
+
+// final is a result that nobody waits for.
+type final struct {
+	Result
+	label   string // of its target, in metrics
+	queued  bool   // a queue had it
+	closing bool   // the dispatcher drains
+	known   bool   // the caller has it too
+}
+
+// settled tells of a final result: of a delivery that was submitted or left to finish,
+// and of what a failed saga could not undo.
+func (o *observer) settled(ctx context.Context, f final) {
+	if f.Payload == nil {
+		f.Payload = new(Payload) // of a queue that lost it
+	}
+	ctx = WithCorrelationID(context.WithoutCancel(ctx), f.Payload.CorrelationID)
+	if f.queued {
+		o.otel.Done(ctx, f.label, f.closing)
+	}
+	if !f.known {
+		o.call(ctx, "OnResult", o.onResult, f.Result)
+	}
+	if !f.IsDeadLetter() {
+		return
+	}
+	o.otel.DeadLetter(ctx, f.label)
+	if !f.known {
+		o.log.deadLetter(ctx, f.Result)
+	}
+	o.call(ctx, "OnDeadLetter", o.onDeadLetter, f.Result)
+}
+
+// call runs the user's hook on a goroutine of its own, so that neither a panic
+// nor a Goexit in it is the queue's. There is no result to report a panic in.
+func (o *observer) call(ctx context.Context, name string, hook func(context.Context, Result), r Result) {
+	if hook == nil {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		o.contain(ctx, name, func() { hook(ctx, r) })
+	}()
+	<-done
+}
+
+// contain calls user code whose panic must fail nothing else.
+func (o *observer) contain(ctx context.Context, name string, call func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			defer func() { _ = recover() }() // of a logger that panics, too: there is nobody left to tell
+			o.log.panicked(ctx, name, newPanicError(p))
+		}
+	}()
+	call()
+}
+
+// watch is what is told of one delivery, and to whom.
+type watch struct {
+	*observer
+	target  *otel.Target
+	payload *Payload
+	tally   *tally
+	span    trace.Span // the delivery's, nil if there is none
+	on      bool       // somebody wants to know, besides the tally
+}
+
+// within puts the delivery's span into a context.
+func (w *watch) within(ctx context.Context) context.Context {
+	if w.span == nil {
+		return ctx
+	}
+	return trace.ContextWithSpan(ctx, w.span)
+}
+
+// contained is deferred by all who tell: a tracer, a meter or a log that panics fails
+// no delivery.
+func (w *watch) contained() {
+	if p := recover(); p != nil {
+		w.contain(context.Background(), "telemetry", func() { panic(p) })
+	}
+}
+
+// started returns the delivery's span, nil if there is none.
+func (w *watch) started(ctx context.Context, how otel.Tracing) trace.Span {
+	if how == otel.Untraced {
+		return nil
+	}
+	defer w.contained()
+	return w.otel.StartDelivery(ctx, w.target, otel.IDs{Dispatch: w.payload.ID, Correlation: w.payload.CorrelationID}, how)
+}
+
+func (w *watch) waited(ctx context.Context, why Wait, since time.Time) {
+	if !w.on {
+		return
+	}
+	defer w.contained()
+	waited := time.Since(since)
+	ctx = w.within(ctx)
+	if w.span != nil {
+		otel.AddWait(w.span, string(why), waited)
+	}
+	w.otel.Waited(ctx, w.target, string(why), waited)
+	if hook := w.hook().Waited; hook != nil {
+		w.contain(ctx, "Waited", func() { hook(ctx, WaitEvent{w.target.Name, why, waited}) })
+	}
+}
+
+// attemptStarted returns the context that the attempt is made with, and its span.
+func (w *watch) attemptStarted(given context.Context, r *Request, made int) (ctx context.Context, span trace.Span) {
+	if ctx = given; !w.on {
+		return ctx, nil
+	}
+	defer w.contained()
+	if w.span != nil {
+		ctx, span = w.otel.StartAttempt(w.within(ctx), w.target, r.URL, made)
+	}
+	if hook := w.hook().AttemptStarted; hook != nil {
+		w.contain(ctx, "AttemptStarted", func() { hook(ctx, AttemptEvent{Request: r}) })
+	}
+	return ctx, span
+}
+
+// attemptEnded comes when the verdict is known; made counts this attempt and those
+// before it.
+func (w *watch) attemptEnded(ctx context.Context, span trace.Span, r *Request, a *Attempt, made int) {
+	w.tally.inFlight.Add(-1)
+	if !w.on {
+		return
+	}
+	defer w.contained()
+	ctx = w.within(ctx)
+	if span != nil {
+		otel.EndAttempt(span, a.StatusCode, failureOf(a.Err))
+	}
+	w.otel.Attempted(ctx, w.target, r.URL, made > 1, a.StatusCode, string(ClassOf(a.Err)), a.Duration)
+	w.log.attempt(ctx, w.target.Name, w.payload, a, made)
+	w.securityAttempt(ctx, a)
+	if hook := w.hook().AttemptEnded; hook != nil {
+		own := *a // as the delivery goes on with its own
+		w.contain(ctx, "AttemptEnded", func() { hook(ctx, AttemptEvent{r, &own}) })
+	}
+}
+
+// attemptUnsent comes when an attempt that had passed all gates was not sent after all.
+func (w *watch) attemptUnsent(span trace.Span, err error) {
+	if span != nil {
+		defer w.contained()
+		otel.EndUnsent(span, failureOf(err))
+	}
+}
+
+func (w *watch) retryRefused(ctx context.Context) { w.otel.RetryRefused(ctx, w.target) }
+
+// breakerChanged passes on how the breaker moved, outside its lock.
+func (w *watch) breakerChanged(ctx context.Context, changes []breakerChange) {
+	if len(changes) == 0 {
+		return
+	}
+	defer w.contained()
+	ctx = w.within(ctx)
+	for _, c := range changes {
+		w.otel.BreakerChanged(ctx, w.target, string(c.to))
+		level := slog.LevelInfo
+		if c.to == BreakerOpen {
+			level = slog.LevelWarn
+		}
+		w.log.breaker(ctx, level, w.target.Name, string(c.from), string(c.to))
+		if hook := w.hook().BreakerChanged; hook != nil {
+			w.contain(ctx, "BreakerChanged", func() { hook(ctx, BreakerEvent{w.target.Name, c.from, c.to}) })
+		}
+	}
+}
+
+func (w *watch) ended(ctx context.Context, r *Result) {
+	class := ClassOf(r.err)
+	if r.Outcome == Skipped || class == ClassBreakerOpen { // which would hide why it opened
+		class = ""
+	}
+	w.tally.ended(r.Outcome, string(class))
+	if !w.on {
+		return
+	}
+	defer w.contained()
+	ctx = w.within(ctx)
+	failure := failureOf(r.err)
+	if w.span != nil {
+		otel.EndDelivery(w.span, r.Outcome.String(), len(r.Attempts), failure)
+	}
+	w.otel.Delivered(ctx, w.target, r.Outcome.String(), failure.Class, r.Duration)
+	w.securityEnd(ctx, r.err)
+	if hook := w.hook().DeliveryEnded; hook != nil {
+		w.contain(ctx, "DeliveryEnded", func() { hook(ctx, *r) })
+	}
+}
+
+func (w *watch) compensated(ctx context.Context, outcome Outcome) {
+	defer w.contained()
+	w.otel.Compensated(w.within(ctx), w.target, outcome.String())
+}
+
+func failureOf(err error) otel.Failure {
+	if err == nil {
+		return otel.Failure{}
+	}
+	return otel.Failure{Class: string(ClassOf(err)), Text: redact.Shown(err)}
+}
+
+// What is told to [Config.SecurityLogger], as the attribute "event".
+const (
+	eventAuthFailed     = "auth_failed"         // credentials could not be had, or were refused
+	eventCertificate    = "certificate_refused" // the target's by us, or ours by the target
+	eventAddressBlocked = "address_blocked"     // by a [Guard]
+	eventInputRefused   = "input_refused"       // a payload or a target that cannot be used
+	eventRateLimited    = "rate_limited"        // a delivery was rejected by [RateLimit]
+	eventTargetsSet     = "targets_set"
+	eventTargetsRemoved = "targets_removed"
+)
+
+func (w *watch) securityAttempt(ctx context.Context, a *Attempt) {
+	switch {
+	case a.StatusCode == http.StatusUnauthorized && a.renewed:
+		w.tellSecurity(ctx, slog.LevelInfo, eventAuthFailed, Class(strconv.Itoa(a.StatusCode)), nil)
+	case a.StatusCode == http.StatusUnauthorized, a.StatusCode == http.StatusForbidden, a.StatusCode == http.StatusProxyAuthRequired:
+		w.tellSecurity(ctx, slog.LevelWarn, eventAuthFailed, Class(strconv.Itoa(a.StatusCode)), nil)
+	case errors.Is(a.Err, ErrAddressBlocked):
+		w.tellSecurity(ctx, slog.LevelWarn, eventAddressBlocked, ClassOf(a.Err), a.Err)
+	case ClassOf(a.Err) == ClassCertificate:
+		w.tellSecurity(ctx, slog.LevelWarn, eventCertificate, ClassCertificate, a.Err)
+	}
+}
+
+func (w *watch) securityEnd(ctx context.Context, err error) {
+	switch {
+	case err == nil:
+	case errors.Is(err, ErrAuth):
+		w.tellSecurity(ctx, slog.LevelWarn, eventAuthFailed, ClassAuth, err)
+	case errors.Is(err, ErrRateLimited):
+		w.tellSecurity(ctx, slog.LevelWarn, eventRateLimited, ClassOf(err), nil)
+	}
+}
+
+func (w *watch) tellSecurity(ctx context.Context, level slog.Level, event string, class Class, err error) {
+	attributes := []slog.Attr{slog.String("target", w.target.Name), slog.String("dispatch_id", w.payload.ID), slog.String("class", string(class))}
+	if err != nil {
+		attributes = append(attributes, slog.String("error", redact.Shown(err)))
+	}
+	w.security.tell(ctx, level, event, attributes...)
+}
+
+// inputRefused tells of input that cannot be used.
+func (o *observer) inputRefused(ctx context.Context, err error) {
+	if ctx == nil || !errors.Is(err, ErrInvalid) {
+		return
+	}
+	o.security.tell(ctx, slog.LevelWarn, eventInputRefused, slog.String("error", redact.Shown(err)))
+}
+
+func (o *observer) targetsSet(names []string) {
+	o.security.tell(context.Background(), slog.LevelInfo, eventTargetsSet, slog.Any("targets", names))
+}
+
+func (o *observer) targetsRemoved(names []string) {
+	if len(names) > 0 {
+		o.security.tell(context.Background(), slog.LevelInfo, eventTargetsRemoved, slog.Any("targets", names))
+	}
+}
