@@ -26,7 +26,7 @@ func stateOf(t *testing.T, d *fanout.Dispatcher) fanout.BreakerState {
 	return state
 }
 
-func TestABreakerOpensProbesAndCloses(t *testing.T) {
+func TestBreaker_OpensProbesAndCloses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		status := 500
 		d := newDispatcher(t, with(via("crm", func(*http.Request) (*http.Response, error) { return answer(status, ""), nil }), onceEach(fanout.Breaker{})))
@@ -52,7 +52,9 @@ func TestABreakerOpensProbesAndCloses(t *testing.T) {
 	})
 }
 
-func TestAnAttemptVotesForTheTargetAgainstItOrNotAtAll(t *testing.T) {
+type cancelKey struct{}
+
+func TestBreaker_CountsAnAttemptForTheTargetAgainstItOrNotAtAll(t *testing.T) {
 	type vote string
 	const against, neither, inFavour vote = "against", "neither", "in favour"
 	for _, test := range []struct {
@@ -103,9 +105,7 @@ func TestAnAttemptVotesForTheTargetAgainstItOrNotAtAll(t *testing.T) {
 	}
 }
 
-type cancelKey struct{}
-
-func TestABreakerOpensByTheRatioOfFailuresInItsWindow(t *testing.T) {
+func TestBreaker_OpensByTheRatioOfFailuresInItsWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		half := inTurn(500, 200, 500, 200, 500, 200, 500, 200, 500, 200, 500, 200, 500, 200, 500, 200, 500, 200, 500, 200)
 		d := newDispatcher(t, with(via("crm", func(*http.Request) (*http.Response, error) { return answer(half(), ""), nil }), onceEach(fanout.Breaker{})))
@@ -134,7 +134,7 @@ func TestABreakerOpensByTheRatioOfFailuresInItsWindow(t *testing.T) {
 	})
 }
 
-func TestSlowFailuresAreCountedWhileTheWindowMoves(t *testing.T) {
+func TestBreaker_CountsSlowFailuresWhileTheWindowMoves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDispatcher(t, with(via("crm", hanging), fanout.Policy{
 			AttemptTimeout: 20 * time.Second, Retry: fanout.Retry{MaxAttempts: 1},
@@ -146,7 +146,7 @@ func TestSlowFailuresAreCountedWhileTheWindowMoves(t *testing.T) {
 	})
 }
 
-func TestBreakersOfAFleetDoNotProbeInStep(t *testing.T) {
+func TestBreaker_OfOneProcessDoesNotProbeInStepWithTheOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const fleet = 50
 		var all []*fanout.Dispatcher
@@ -172,7 +172,7 @@ func TestBreakersOfAFleetDoNotProbeInStep(t *testing.T) {
 	})
 }
 
-func TestAHalfOpenBreakerAdmitsItsProbesOnly(t *testing.T) {
+func TestBreaker_AdmitsOnlyItsProbesWhileHalfOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		next := inTurn(answering(500), wire(func(*http.Request) (*http.Response, error) {
 			time.Sleep(time.Second)
@@ -195,7 +195,7 @@ func TestAHalfOpenBreakerAdmitsItsProbesOnly(t *testing.T) {
 	})
 }
 
-func TestAnOpenBreakerEndsARetryingDeliveryAndKeepsTheLastError(t *testing.T) {
+func TestBreaker_ThatOpensEndsARetryingDeliveryAndKeepsTheLastError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDispatcher(t, with(via("crm", answering(500)), fanout.Policy{Breaker: fanout.Breaker{ConsecutiveFailures: 2}}))
 		r := dispatch(t.Context(), d)["crm"]
@@ -206,7 +206,7 @@ func TestAnOpenBreakerEndsARetryingDeliveryAndKeepsTheLastError(t *testing.T) {
 	})
 }
 
-func TestABreakerCanBeSwitchedOff(t *testing.T) {
+func TestBreaker_CanBeSwitchedOff(t *testing.T) {
 	for name, off := range map[string]fanout.Breaker{
 		"never open": {OpenFor: -1},
 		"no rule":    {ConsecutiveFailures: -1, FailureRatio: -1},

@@ -51,7 +51,7 @@ func together(t *testing.T, d *fanout.Dispatcher, n int) (delivered int, rejecte
 	return delivered, rejected
 }
 
-func TestABulkheadBoundsWhatIsUnderWayAndWhatWaits(t *testing.T) {
+func TestBulkhead_BoundsWhatIsUnderWayAndWhatWaits(t *testing.T) {
 	for _, test := range []struct {
 		name               string
 		bulkhead           fanout.Bulkhead
@@ -81,7 +81,7 @@ func TestABulkheadBoundsWhatIsUnderWayAndWhatWaits(t *testing.T) {
 	}
 }
 
-func TestBackoffHoldsNoPlaceInTheBulkhead(t *testing.T) {
+func TestBulkhead_HasNoPlaceTakenDuringBackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		next := inTurn(500, 200)
 		d := newDispatcher(t, with(via("crm", func(*http.Request) (*http.Response, error) { return answer(next(), ""), nil }),
@@ -94,7 +94,7 @@ func TestBackoffHoldsNoPlaceInTheBulkhead(t *testing.T) {
 	})
 }
 
-func TestQueueingNeverCountsAgainstTheAttemptTimeout(t *testing.T) {
+func TestBulkhead_WaitDoesNotCountAgainstTheAttemptTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var most atomic.Int64
 		d := newDispatcher(t, with(via("crm", takes(time.Second, &most)), fanout.Policy{
@@ -105,7 +105,7 @@ func TestQueueingNeverCountsAgainstTheAttemptTimeout(t *testing.T) {
 	})
 }
 
-func TestCancelWhileQueueingReturnsAtOnceAndKeepsNoPlace(t *testing.T) {
+func TestBulkhead_WaitEndsAtOnceOnCancelAndKeepsNoPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var most atomic.Int64
 		d := newDispatcher(t, with(via("crm", takes(time.Second, &most)), fanout.Policy{

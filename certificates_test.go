@@ -25,21 +25,9 @@ type authority struct {
 	key         *ecdsa.PrivateKey
 }
 
-func newAuthority(t *testing.T) *authority {
+func (a *authority) writeCA(t *testing.T, file string) {
 	t.Helper()
-	a := &authority{certificate: &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}}
-	var err error
-	a.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	der, err := x509.CreateCertificate(rand.Reader, a.certificate, a.certificate, &a.key.PublicKey, a.key)
-	require.NoError(t, err)
-	a.certificate, err = x509.ParseCertificate(der)
-	require.NoError(t, err)
-	return a
+	require.NoError(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.certificate.Raw}), 0o600))
 }
 
 func (a *authority) pool() *x509.CertPool {
@@ -84,4 +72,21 @@ func (a *authority) writeClient(t *testing.T, name, certificateFile, keyFile str
 	certificate, key := a.issue(t, name, func(*x509.Certificate) {})
 	require.NoError(t, os.WriteFile(certificateFile, certificate, 0o600))
 	require.NoError(t, os.WriteFile(keyFile, key, 0o600))
+}
+
+func newAuthority(t *testing.T) *authority {
+	t.Helper()
+	a := &authority{certificate: &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}}
+	var err error
+	a.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	der, err := x509.CreateCertificate(rand.Reader, a.certificate, a.certificate, &a.key.PublicKey, a.key)
+	require.NoError(t, err)
+	a.certificate, err = x509.ParseCertificate(der)
+	require.NoError(t, err)
+	return a
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/fanout-go/fanout"
 )
 
-func TestACorrelationIDComesFromThePayloadOrTheContextOrIsMinted(t *testing.T) {
+func TestCorrelationID_ComesFromThePayloadOrTheContextOrIsMinted(t *testing.T) {
 	var sent, seen string
 	target := via("crm", func(r *http.Request) (*http.Response, error) {
 		sent, seen = r.Header.Get("X-Correlation-ID"), fanout.CorrelationID(r.Context())
@@ -46,7 +46,34 @@ func TestACorrelationIDComesFromThePayloadOrTheContextOrIsMinted(t *testing.T) {
 	}
 }
 
-func TestEveryAttemptHasARequestIDOfItsOwn(t *testing.T) {
+func visibleASCII(r rune) rune {
+	if r <= ' ' || r > '~' || r == '"' || r == '\\' || r == ',' || r == ';' {
+		return -1
+	}
+	return r
+}
+
+// Whatever passes goes through net/http unchanged and cannot break a log line.
+func FuzzCorrelationID(f *testing.F) {
+	for _, id := range []string{"visit-7", "", "a b", "a\nb", "é", strings.Repeat("x", 129)} {
+		f.Add(id)
+	}
+	var received string
+	server := fanout.CorrelationMiddleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		received = fanout.CorrelationID(r.Context())
+	}))
+	f.Fuzz(func(t *testing.T, id string) {
+		request, response := httptest.NewRequest(http.MethodGet, "/", nil), httptest.NewRecorder()
+		request.Header[fanout.CorrelationHeader] = []string{id}
+		server.ServeHTTP(response, request)
+		require.True(t, fanout.ValidCorrelationID(received))
+		require.Equal(t, fanout.ValidCorrelationID(id), received == id)
+		require.Equal(t, received, response.Header().Get(fanout.CorrelationHeader))
+		require.Equal(t, received, strings.Map(visibleASCII, received))
+	})
+}
+
+func TestRequestID_IsNewForEveryAttempt(t *testing.T) {
 	ids := map[string]bool{}
 	target := with(via("crm", func(r *http.Request) (*http.Response, error) {
 		ids[r.Header.Get("X-Request-ID")] = true
@@ -59,7 +86,7 @@ func TestEveryAttemptHasARequestIDOfItsOwn(t *testing.T) {
 	assert.Len(t, ids, 9)
 }
 
-func TestTheMiddlewareTakesAValidIDAndReplacesAnyOther(t *testing.T) {
+func TestCorrelationMiddleware_TakesAValidIDAndReplacesAnyOther(t *testing.T) {
 	for inbound, taken := range map[string]bool{
 		"visit-7": true, "a.b_c~d:e/f+g=h@i": true, strings.Repeat("x", 128): true,
 		"": false, "two words": false, "line\nbreak": false, "naïve": false, strings.Repeat("x", 129): false, `"quoted"`: false, "a,b": false,
@@ -77,7 +104,7 @@ func TestTheMiddlewareTakesAValidIDAndReplacesAnyOther(t *testing.T) {
 	}
 }
 
-func TestTheLogHandlerAddsTheIDOutsideOfAllGroups(t *testing.T) {
+func TestCorrelationHandler_AddsTheIDOutsideOfAllGroups(t *testing.T) {
 	ctx := fanout.WithCorrelationID(t.Context(), "visit-7")
 	for name, test := range map[string]struct {
 		log  func(*slog.Logger)
@@ -102,7 +129,7 @@ func onlyMessage(groups []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-func TestTheLogHandlerIsAProperOne(t *testing.T) {
+func TestCorrelationHandler_PassesTheTestsOfSlog(t *testing.T) {
 	var out bytes.Buffer
 	slogtest.Run(t, func(*testing.T) slog.Handler {
 		out.Reset()
@@ -115,29 +142,10 @@ func TestTheLogHandlerIsAProperOne(t *testing.T) {
 	})
 }
 
-// Whatever passes goes through net/http unchanged and cannot break a log line.
-func FuzzCorrelationID(f *testing.F) {
-	for _, id := range []string{"visit-7", "", "a b", "a\nb", "é", strings.Repeat("x", 129)} {
-		f.Add(id)
-	}
-	var received string
-	server := fanout.CorrelationMiddleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		received = fanout.CorrelationID(r.Context())
-	}))
-	f.Fuzz(func(t *testing.T, id string) {
-		request, response := httptest.NewRequest(http.MethodGet, "/", nil), httptest.NewRecorder()
-		request.Header[fanout.CorrelationHeader] = []string{id}
-		server.ServeHTTP(response, request)
-		require.True(t, fanout.ValidCorrelationID(received))
-		require.Equal(t, fanout.ValidCorrelationID(id), received == id)
-		require.Equal(t, received, response.Header().Get(fanout.CorrelationHeader))
-		require.Equal(t, received, strings.Map(visibleASCII, received))
-	})
-}
-
-func visibleASCII(r rune) rune {
-	if r <= ' ' || r > '~' || r == '"' || r == '\\' || r == ',' || r == ';' {
-		return -1
-	}
-	return r
+func TestCorrelationHandler_DoesNotRepeatTheID(t *testing.T) {
+	var log records
+	logger := slog.New(fanout.NewCorrelationHandler(log.logger(slog.LevelInfo).Handler()))
+	d := newWith(t, fanout.Config{Targets: []fanout.Target{via("crm", answering(400))}, Logger: logger})
+	dispatch(fanout.WithCorrelationID(t.Context(), "visit-7"), d)
+	assert.Equal(t, 1, bytes.Count(log.Bytes(), []byte("correlation_id")), log.String())
 }

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -18,7 +16,7 @@ import (
 	"github.com/fanout-go/fanout"
 )
 
-func TestAllTargetsAreUnderWayAtOnce(t *testing.T) {
+func TestDispatch_HasAllTargetsUnderWayAtOnce(t *testing.T) {
 	const count = 50
 	var targets []fanout.Target
 	var arrived sync.WaitGroup
@@ -45,7 +43,7 @@ func TestAllTargetsAreUnderWayAtOnce(t *testing.T) {
 	assert.Equal(t, count, delivered)
 }
 
-func TestADispatchGoesWhereItsOptionsSay(t *testing.T) {
+func TestDispatch_GoesWhereItsOptionsSay(t *testing.T) {
 	d := newDispatcher(t, via("a", answering(200)), via("b", answering(200)), via("c", answering(200)))
 	inCall := fanout.ToTargets(via("d", answering(200)))
 	for _, test := range []struct {
@@ -68,7 +66,7 @@ func TestADispatchGoesWhereItsOptionsSay(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeDispatchedIsRefusedBeforeAnythingIsSent(t *testing.T) {
+func TestDispatch_RefusesWhatCannotBeSentBeforeAnythingIs(t *testing.T) {
 	var sent int
 	d := newDispatcher(t, via("crm", func(*http.Request) (*http.Response, error) {
 		sent++
@@ -116,19 +114,7 @@ func TestWhatCannotBeDispatchedIsRefusedBeforeAnythingIsSent(t *testing.T) {
 	assert.Zero(t, sent)
 }
 
-type explosive struct{}
-
-func (explosive) MarshalJSON() ([]byte, error) { panic("no JSON of me") }
-
-func TestAPayloadThatPanicsWhenEncodedIsRefused(t *testing.T) {
-	d := newDispatcher(t, via("crm", answering(200)))
-	_, err := d.Dispatch(t.Context(), explosive{})
-	require.ErrorIs(t, err, fanout.ErrInvalid)
-	require.ErrorContains(t, err, "fanout: Payload.Value: panic: no JSON of me (")
-	require.ErrorContains(t, err, "explosive.MarshalJSON:")
-}
-
-func TestANilContextIsRefused(t *testing.T) {
+func TestDispatch_RefusesANilContext(t *testing.T) {
 	d := newDispatcher(t, via("crm", answering(200)))
 	var none context.Context
 	results, err := d.Dispatch(none, "hello")
@@ -137,21 +123,7 @@ func TestANilContextIsRefused(t *testing.T) {
 	require.EqualError(t, d.Close(none), "fanout: Context: nil")
 }
 
-func TestChangingAPayloadAfterwardsChangesNothing(t *testing.T) {
-	var seen []string
-	body, header := []byte("first"), http.Header{"X-A": {"first"}}
-	target := sending("ledger", func(_ context.Context, r *fanout.Request) (*fanout.Response, error) {
-		copy(body, "later")
-		header.Set("X-A", "later")
-		seen = append(seen, string(r.Body), r.Header.Get("X-A"))
-		return nil, nil
-	})
-	_, err := newDispatcher(t, target).Dispatch(t.Context(), fanout.Payload{Body: body, ContentType: "text/plain", Header: header})
-	require.NoError(t, err)
-	assert.Equal(t, []string{"first", "first"}, seen)
-}
-
-func TestAnEndedContextSendsNothing(t *testing.T) {
+func TestDispatch_SendsNothingAfterItsContextHasEnded(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	why := errors.New("user went away")
 	cancel(why)
@@ -160,81 +132,4 @@ func TestAnEndedContextSendsNothing(t *testing.T) {
 	require.ErrorIs(t, r.Err(), context.Canceled)
 	require.ErrorIs(t, r.Err(), why)
 	assert.Empty(t, r.Attempts)
-}
-
-func TestCloseWaitsForWhatIsUnderWayAndRefusesTheRest(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		d := newDispatcher(t, via("slow", func(*http.Request) (*http.Response, error) {
-			time.Sleep(20 * time.Second)
-			return answer(200, ""), nil
-		}))
-		under := make(chan fanout.Results, 1)
-		go func() { under <- dispatch(context.Background(), d) }()
-		synctest.Wait()
-
-		impatient, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		require.EqualError(t, d.Close(impatient), "fanout: closed with 1 dispatches under way: context deadline exceeded")
-
-		results, err := d.Dispatch(t.Context(), "late")
-		require.ErrorIs(t, err, fanout.ErrClosed)
-		assert.Equal(t, fanout.Rejected, results["slow"].Outcome)
-
-		require.NoError(t, d.Close(context.Background()))
-		assert.NotEmpty(t, <-under)
-		require.NoError(t, d.Close(context.Background()), "again")
-	})
-}
-
-func TestGatesOfTargetsGivenInTheCallAreKeptWhileUsedAndThenForgotten(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		d := newDispatcher(t)
-		webhook := func(name string) fanout.Option {
-			return fanout.ToTargets(with(via(name, answering(500)), fanout.Policy{
-				Retry:   fanout.Retry{MaxAttempts: 1},
-				Breaker: fanout.Breaker{ConsecutiveFailures: 1, OpenFor: time.Hour},
-			}))
-		}
-		dispatch(t.Context(), d, webhook("customer"))
-		require.ErrorIs(t, dispatch(t.Context(), d, webhook("customer"))["customer"].Err(), fanout.ErrBreakerOpen)
-		state, known := d.BreakerState("customer")
-		assert.True(t, known)
-		assert.Equal(t, fanout.BreakerOpen, state)
-
-		for range 4 {
-			time.Sleep(8 * time.Minute)
-			require.ErrorIs(t, dispatch(t.Context(), d, webhook("customer"))["customer"].Err(), fanout.ErrBreakerOpen)
-		}
-		time.Sleep(30 * time.Minute)
-		dispatch(t.Context(), d, webhook("another"))
-		_, known = d.BreakerState("customer")
-		assert.True(t, known, "its breaker is open for an hour")
-		time.Sleep(time.Hour)
-		dispatch(t.Context(), d, webhook("another"))
-		_, known = d.BreakerState("customer")
-		assert.False(t, known)
-	})
-}
-
-func TestATargetInTheCallSharesTheGatesOfTheConfiguredOneOfItsName(t *testing.T) {
-	d := newDispatcher(t, with(via("crm", answering(500)), fanout.Policy{
-		Retry: fanout.Retry{MaxAttempts: 1}, Breaker: fanout.Breaker{ConsecutiveFailures: 1},
-	}))
-	dispatch(t.Context(), d)
-	r := dispatch(t.Context(), d, fanout.ToTargets(via("crm", answering(200))))["crm"]
-	require.ErrorIs(t, r.Err(), fanout.ErrBreakerOpen)
-}
-
-func TestADispatcherServesManyAtOnce(t *testing.T) {
-	d := newDispatcher(t, via("a", answering(200)), via("b", answering(200)))
-	var all sync.WaitGroup
-	for range 50 {
-		all.Go(func() {
-			for range 20 {
-				_, err := d.Dispatch(t.Context(), "hello", fanout.To("a", "b"), fanout.ToTargets(via("c", answering(200))))
-				assert.NoError(t, err)
-			}
-		})
-	}
-	all.Wait()
 }

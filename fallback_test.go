@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,20 +15,7 @@ import (
 	"github.com/fanout-go/fanout/fanouttest"
 )
 
-func withFallback(t fanout.Target, fallbacks ...fanout.Target) fanout.Target {
-	t.Fallback = fallbacks
-	return t
-}
-
-// spoilers are targets whose user code panics or ends its goroutine.
-func spoilers() map[string]fanout.Target {
-	return map[string]fanout.Target{
-		"panic":  sending("bad", func(context.Context, *fanout.Request) (*fanout.Response, error) { panic("oops") }),
-		"goexit": sending("bad", func(context.Context, *fanout.Request) (*fanout.Response, error) { runtime.Goexit(); return nil, nil }),
-	}
-}
-
-func TestAFallbackStandsInForATargetThatFailed(t *testing.T) {
+func TestFallback_StandsInForATargetThatFailed(t *testing.T) {
 	var keys []string
 	backup := via("backup", func(r *http.Request) (*http.Response, error) {
 		keys = append(keys, r.Header.Get("Idempotency-Key"))
@@ -56,7 +42,7 @@ func TestAFallbackStandsInForATargetThatFailed(t *testing.T) {
 	assert.Equal(t, "backup", got.By)
 }
 
-func TestAFallbackCanBeAStaticAnswer(t *testing.T) {
+func TestFallback_CanBeAStaticAnswer(t *testing.T) {
 	static := fanout.Target{Name: "default", Sender: fanout.Answer(fanout.Response{Body: []byte(`"tomorrow"`)})}
 	results := dispatch(t.Context(), newDispatcher(t, withFallback(via("estimate", answering(404)), static)))
 	got, err := fanout.Decode[string](results["estimate"])
@@ -64,7 +50,7 @@ func TestAFallbackCanBeAStaticAnswer(t *testing.T) {
 	assert.Equal(t, "tomorrow", got)
 }
 
-func TestFallbacksAreForTheOutcomesChosen(t *testing.T) {
+func TestFallback_IsForTheOutcomesChosen(t *testing.T) {
 	broken := func(*http.Request) (*http.Response, error) { return nil, errors.New("connection lost") }
 	once := fanout.Policy{Retry: fanout.Retry{MaxAttempts: 1}}
 	for name, test := range map[string]struct {
@@ -84,7 +70,7 @@ func TestFallbacksAreForTheOutcomesChosen(t *testing.T) {
 	}
 }
 
-func TestAFallbackStandsInBehindAnOpenBreaker(t *testing.T) {
+func TestFallback_StandsInBehindAnOpenBreaker(t *testing.T) {
 	target := withFallback(with(via("email", answering(500)), fanout.Policy{Retry: fanout.Retry{MaxAttempts: 1}, Breaker: fanout.Breaker{ConsecutiveFailures: 1}}), via("backup", answering(200)))
 	d := newDispatcher(t, target)
 	dispatch(t.Context(), d)
@@ -94,7 +80,7 @@ func TestAFallbackStandsInBehindAnOpenBreaker(t *testing.T) {
 	assert.Len(t, email.Attempts, 1)
 }
 
-func TestTimeIsKeptForTheFallback(t *testing.T) {
+func TestFallback_HasTimeKeptForIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		target := withFallback(with(via("email", hanging), fanout.Policy{Timeout: 10 * time.Second, AttemptTimeout: -1}), via("backup", slow(time.Second)))
 		target.FallbackOn = []fanout.Outcome{fanout.Unknown}
@@ -107,7 +93,7 @@ func TestTimeIsKeptForTheFallback(t *testing.T) {
 	})
 }
 
-func TestAFallbackThatFailsTooIsInTheError(t *testing.T) {
+func TestFallback_ThatFailsTooIsInTheError(t *testing.T) {
 	email := dispatch(t.Context(), newDispatcher(t, withFallback(via("email", answering(400)), via("backup", answering(403)))))["email"]
 	assert.Equal(t, fanout.Failed, email.Outcome)
 	require.EqualError(t, email.Err(), "email: not retried after 1 attempt: 400 Bad Request; fallback: backup: not retried after 1 attempt: 403 Forbidden")
@@ -118,7 +104,7 @@ func TestAFallbackThatFailsTooIsInTheError(t *testing.T) {
 	assert.Len(t, email.Attempts, 2)
 }
 
-func TestNobodyFallsBackForACallerWhoHasGone(t *testing.T) {
+func TestFallback_IsNotUsedForACallerWhoHasGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		target := withFallback(via("email", hanging), via("backup", answering(200)))
 		target.FallbackOn = []fanout.Outcome{fanout.Unknown}
@@ -128,7 +114,7 @@ func TestNobodyFallsBackForACallerWhoHasGone(t *testing.T) {
 	})
 }
 
-func TestFallbacksThatCannotBeAreRefused(t *testing.T) {
+func TestFallback_ThatCannotBeIsRefused(t *testing.T) {
 	fine := via("email", answering(200))
 	for want, change := range map[string]func(*fanout.Target){
 		`target "email": Fallback[0].URL: `:   func(t *fanout.Target) { t.Fallback = []fanout.Target{{Name: "backup"}} },
@@ -149,7 +135,7 @@ func TestFallbacksThatCannotBeAreRefused(t *testing.T) {
 	}
 }
 
-func TestAFallbackHasANameOfItsOwn(t *testing.T) {
+func TestFallback_HasANameOfItsOwn(t *testing.T) {
 	d := newDispatcher(t, withFallback(via("email", answering(400)), via("backup", answering(200))))
 	require.ErrorContains(t, d.SetTargets(via("backup", answering(200))), `target "backup": Name: given twice`)
 	dispatch(t.Context(), d)
@@ -160,7 +146,7 @@ func TestAFallbackHasANameOfItsOwn(t *testing.T) {
 	assert.EqualValues(t, 1, s[1].Delivered)
 }
 
-func TestDegradedIsSeen(t *testing.T) {
+func TestFallback_IsSeenInLogsSpansAndMetrics(t *testing.T) {
 	var log records
 	recorded, measured := newSpans(t), newMeter()
 	var results fanouttest.Results

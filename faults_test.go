@@ -5,12 +5,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"io"
-	"log"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,43 +21,6 @@ import (
 	"github.com/fanout-go/fanout/fanouttest"
 )
 
-var quiet = log.New(io.Discard, "", 0)
-
-// unkeyed is a POST without an idempotency key, which is repeated only where
-// nothing can have reached the target.
-var unkeyed = fanout.Policy{
-	AttemptTimeout: 100 * time.Millisecond,
-	Idempotency:    fanout.Idempotency{Header: "-"},
-	Retry:          fanout.Retry{InitialBackoff: 1, ThrottledBackoff: -1},
-}
-
-var keyed = fanout.Policy{AttemptTimeout: 100 * time.Millisecond, Retry: unkeyed.Retry}
-
-// listener accepts connections and gives each to handle.
-func listener(t *testing.T, handle func(*net.TCPConn)) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			t.Cleanup(func() { _ = conn.Close() })
-			handle(conn.(*net.TCPConn))
-		}
-	}()
-	return l.Addr().String()
-}
-
-func to(t *testing.T, target fanout.Target, policy fanout.Policy) fanout.Result {
-	t.Helper()
-	target.Name = "crm"
-	return dispatch(t.Context(), newDispatcher(t, with(target, policy)))["crm"]
-}
-
 // assertNeverSent holds that even a request that must not arrive twice was retried.
 func assertNeverSent(t *testing.T, r fanout.Result) {
 	t.Helper()
@@ -66,14 +28,14 @@ func assertNeverSent(t *testing.T, r fanout.Result) {
 	assert.Len(t, r.Attempts, 3)
 }
 
-func TestFaultConnectionRefused(t *testing.T) {
+func TestFault_ConnectionRefused(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
 	assertNeverSent(t, to(t, fanout.Target{URL: "http://" + l.Addr().String()}, unkeyed))
 }
 
-func TestFaultConnectThatGoesNowhere(t *testing.T) {
+func TestFault_ConnectThatGoesNowhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nowhere := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
 			time.Sleep(3 * time.Second)
@@ -85,7 +47,7 @@ func TestFaultConnectThatGoesNowhere(t *testing.T) {
 	})
 }
 
-func TestFaultResetBeforeTheRequestIsWritten(t *testing.T) {
+func TestFault_ResetBeforeTheRequestIsWritten(t *testing.T) {
 	address := listener(t, func(conn *net.TCPConn) {
 		_ = conn.SetLinger(0)
 		_ = conn.Close()
@@ -93,7 +55,7 @@ func TestFaultResetBeforeTheRequestIsWritten(t *testing.T) {
 	assertNeverSent(t, to(t, fanout.Target{URL: "https://" + address}, unkeyed))
 }
 
-func TestFaultResetAfterTheRequest(t *testing.T) {
+func TestFault_ResetAfterTheRequest(t *testing.T) {
 	for name, step := range map[string]fanouttest.Step{
 		"without an answer":           fanouttest.Reset(),
 		"in the middle of the answer": fanouttest.ResetMidway(),
@@ -115,7 +77,7 @@ func TestFaultResetAfterTheRequest(t *testing.T) {
 	}
 }
 
-func TestFaultPartitionInTheMiddleOfACall(t *testing.T) {
+func TestFault_PartitionInTheMiddleOfACall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		crm := fanouttest.NewMemoryTarget(t, fanouttest.Hang())
 		r := to(t, crm.Target("crm"), fanout.Policy{Retry: fanout.Retry{MaxAttempts: 2}})
@@ -127,7 +89,39 @@ func TestFaultPartitionInTheMiddleOfACall(t *testing.T) {
 	})
 }
 
-func TestFaultDNS(t *testing.T) {
+// A server may close an idle connection at any time. net/http repeats by itself
+// what it lost on one, if it believes that to be safe.
+func TestFault_IdleConnectionClosedByThePeerBetweenTwoCalls(t *testing.T) {
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete} {
+		for _, payload := range []fanout.Payload{{}, {Value: "hello"}} {
+			var mu sync.Mutex
+			var arrived []string
+			target, _ := listening(t, func(w http.ResponseWriter, r *http.Request) {
+				mu.Lock()
+				defer mu.Unlock()
+				arrived = append(arrived, r.Header.Get(fanout.RequestIDHeader))
+				if len(arrived) == 2 {
+					conn, _, _ := w.(http.Hijacker).Hijack()
+					_ = conn.Close()
+				}
+			})
+			target.Method = method
+			d := newDispatcher(t, with(target, fanout.Policy{Retry: fanout.Retry{InitialBackoff: 1}}))
+			var recorded []string
+			for range 2 {
+				results, err := d.Dispatch(t.Context(), payload)
+				require.NoError(t, err)
+				for _, a := range results["crm"].Attempts {
+					recorded = append(recorded, a.RequestID)
+				}
+			}
+			assert.Len(t, arrived, 3)
+			assert.Equal(t, arrived, recorded, method)
+		}
+	}
+}
+
+func TestFault_DNS(t *testing.T) {
 	resolvingBy := func(dial func(context.Context) (net.Conn, error)) http.RoundTripper {
 		resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }}
 		return &http.Transport{DialContext: (&net.Dialer{Resolver: resolver}).DialContext}
@@ -159,7 +153,7 @@ func TestFaultDNS(t *testing.T) {
 	}
 }
 
-func TestFaultCertificate(t *testing.T) {
+func TestFault_Certificate(t *testing.T) {
 	ours, another := newAuthority(t), newAuthority(t)
 	for name, test := range map[string]struct {
 		issuer *authority
@@ -182,14 +176,14 @@ func TestFaultCertificate(t *testing.T) {
 	}
 }
 
-func TestFaultHandshakeThatStalls(t *testing.T) {
+func TestFault_HandshakeThatStalls(t *testing.T) {
 	address := listener(t, func(*net.TCPConn) {})
 	r := to(t, fanout.Target{URL: "https://" + address}, unkeyed)
 	assertNeverSent(t, r)
 	require.ErrorIs(t, r.Err(), fanout.ErrAttemptTimeout)
 }
 
-func TestFaultClientCertificateRotatedOnDisk(t *testing.T) {
+func TestFault_ClientCertificateRotatedOnDisk(t *testing.T) {
 	ca := newAuthority(t)
 	var names []string
 	server := ca.serveTLS(t, func(w http.ResponseWriter, r *http.Request) {
@@ -213,7 +207,7 @@ func TestFaultClientCertificateRotatedOnDisk(t *testing.T) {
 	assert.Equal(t, []string{"first", "second"}, names)
 }
 
-func TestFaultAByteASecond(t *testing.T) {
+func TestFault_AByteASecond(t *testing.T) {
 	for name, step := range map[string]fanouttest.Step{
 		"header": fanouttest.DripHeader(time.Second),
 		"body":   fanouttest.Drip(time.Second),
@@ -230,7 +224,7 @@ func TestFaultAByteASecond(t *testing.T) {
 	}
 }
 
-func TestFaultAnswersWithoutEnd(t *testing.T) {
+func TestFault_AnswersWithoutEnd(t *testing.T) {
 	for name, step := range map[string]fanouttest.Step{
 		"endless":   fanouttest.Endless(),
 		"gzip bomb": fanouttest.GzipBomb(8 << 30),
@@ -249,14 +243,14 @@ func TestFaultAnswersWithoutEnd(t *testing.T) {
 	}
 }
 
-func TestFaultThousandsOfHeaderLines(t *testing.T) {
+func TestFault_ThousandsOfHeaderLines(t *testing.T) {
 	crm := fanouttest.NewTarget(t, fanouttest.Headers(5000))
 	r := to(t, crm.Target("crm"), unkeyed)
 	assert.Equal(t, fanout.Unknown, r.Outcome)
 	require.ErrorContains(t, r.Err(), "headers exceeded 65536 bytes")
 }
 
-func TestFaultThrottledWithRetryAfter(t *testing.T) {
+func TestFault_ThrottledWithRetryAfter(t *testing.T) {
 	for _, status := range []int{http.StatusTooManyRequests, http.StatusServiceUnavailable} {
 		synctest.Test(t, func(t *testing.T) {
 			crm := fanouttest.NewMemoryTarget(t, fanouttest.RetryAfter(status, "9"), fanouttest.Status(http.StatusOK))
@@ -267,7 +261,7 @@ func TestFaultThrottledWithRetryAfter(t *testing.T) {
 	}
 }
 
-func TestFaultRetryAfterBeyondTheDeadline(t *testing.T) {
+func TestFault_RetryAfterBeyondTheDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := to(t, fanouttest.NewMemoryTarget(t, fanouttest.RetryAfter(429, "31")).Target("crm"), fanout.Policy{})
 		assert.Zero(t, r.Duration)
@@ -275,7 +269,7 @@ func TestFaultRetryAfterBeyondTheDeadline(t *testing.T) {
 	})
 }
 
-func TestFaultRetryAfterThatMeansNothing(t *testing.T) {
+func TestFault_RetryAfterThatMeansNothing(t *testing.T) {
 	for _, value := range []string{"-1", "soon", "0", "Fri, 31 Dec 1999 23:59:59 GMT"} {
 		synctest.Test(t, func(t *testing.T) {
 			crm := fanouttest.NewMemoryTarget(t, fanouttest.RetryAfter(503, value))
@@ -290,7 +284,7 @@ func TestFaultRetryAfterThatMeansNothing(t *testing.T) {
 	}
 }
 
-func TestFaultRedirectToAnotherHost(t *testing.T) {
+func TestFault_RedirectToAnotherHost(t *testing.T) {
 	elsewhere := fanouttest.NewTarget(t)
 	crm := fanouttest.NewTarget(t, fanouttest.Redirect(http.StatusTemporaryRedirect, elsewhere.URL()))
 	r := to(t, crm.Target("crm"), keyed)
@@ -298,7 +292,7 @@ func TestFaultRedirectToAnotherHost(t *testing.T) {
 	assert.Zero(t, elsewhere.Count())
 }
 
-func TestFaultStaleToken(t *testing.T) {
+func TestFault_StaleToken(t *testing.T) {
 	crm := fanouttest.NewTarget(t, fanouttest.Statuses(401, 200)...)
 	target := crm.Target("crm")
 	token := &renewable{}
@@ -309,7 +303,7 @@ func TestFaultStaleToken(t *testing.T) {
 	assert.Equal(t, 1, token.renewals)
 }
 
-func TestFaultConflictAndReuseOfAKey(t *testing.T) {
+func TestFault_ConflictAndReuseOfAKey(t *testing.T) {
 	for _, test := range []struct {
 		statuses []int
 		policy   fanout.Policy
@@ -326,7 +320,7 @@ func TestFaultConflictAndReuseOfAKey(t *testing.T) {
 	}
 }
 
-func TestFaultOKThatSaysError(t *testing.T) {
+func TestFault_OKThatSaysError(t *testing.T) {
 	crm := fanouttest.NewTarget(t, fanouttest.Reply(200, `{"ok":false}`))
 	target := crm.Target("crm")
 	target.Classify = func(r *fanout.Response) error {
@@ -340,7 +334,7 @@ func TestFaultOKThatSaysError(t *testing.T) {
 	require.EqualError(t, r.Err(), "crm: not retried after 1 attempt: not ok")
 }
 
-func TestFaultStormOf503(t *testing.T) {
+func TestFault_StormOf503(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		crm, email := fanouttest.NewMemoryTarget(t, fanouttest.Status(503)), fanouttest.NewMemoryTarget(t)
 		target := crm.Target("crm")
@@ -357,7 +351,7 @@ func TestFaultStormOf503(t *testing.T) {
 	})
 }
 
-func TestFaultCallerCancels(t *testing.T) {
+func TestFault_CallerCancels(t *testing.T) {
 	const at = 10 * time.Millisecond
 	for name, test := range map[string]struct {
 		steps    []fanouttest.Step
@@ -397,7 +391,7 @@ func TestFaultCallerCancels(t *testing.T) {
 
 // Durations are differences of monotonic clock readings; a time that has lost
 // its reading would follow the wall clock.
-func TestFaultWallClockJumps(t *testing.T) {
+func TestFault_WallClockJumps(t *testing.T) {
 	crm := fanouttest.NewTarget(t)
 	r := to(t, crm.Target("crm"), fanout.Policy{})
 	assert.Contains(t, r.Attempts[0].Start.String(), " m=+")

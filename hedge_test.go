@@ -14,38 +14,7 @@ import (
 	"github.com/fanout-go/fanout"
 )
 
-// turns answers each request by the next of the functions, the last one for ever.
-func turns(w ...wire) wire {
-	next := inTurn(w...)
-	return func(r *http.Request) (*http.Response, error) { return next()(r) }
-}
-
-// delayed answers after d, whatever the answer, or not at all if its context ends.
-func delayed(d time.Duration, then wire) wire {
-	return func(r *http.Request) (*http.Response, error) {
-		select {
-		case <-time.After(d):
-			return then(r)
-		case <-r.Context().Done():
-			return nil, r.Context().Err()
-		}
-	}
-}
-
-func hedged(t fanout.Target, h fanout.Hedge) fanout.Target {
-	t.Hedge = h
-	return t
-}
-
-func statusesOf(r fanout.Result) []int {
-	var statuses []int
-	for _, a := range r.Attempts {
-		statuses = append(statuses, a.StatusCode)
-	}
-	return statuses
-}
-
-func TestASlowAttemptIsHedgedAndTheFirstSuccessWins(t *testing.T) {
+func TestHedge_FollowsASlowAttemptAndTheFirstSuccessWins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		keys := make(chan string, 2)
 		noting := func(then wire) wire {
@@ -71,7 +40,7 @@ func TestASlowAttemptIsHedgedAndTheFirstSuccessWins(t *testing.T) {
 	})
 }
 
-func TestAHedgesFailureNeverBeatsAHealthyOriginal(t *testing.T) {
+func TestHedge_ThatFailsNeverBeatsAHealthyOriginal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for name, hedge := range map[string]wire{
 			"refused": answering(400), "down": answering(503), "broken": func(*http.Request) (*http.Response, error) { return nil, errors.New("lost") },
@@ -88,7 +57,7 @@ func TestAHedgesFailureNeverBeatsAHealthyOriginal(t *testing.T) {
 	})
 }
 
-func TestAFailureBeforeTheHedgeIsForTheRetry(t *testing.T) {
+func TestHedge_IsNotMadeAfterAFailureWhichIsForTheRetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := dispatch(t.Context(), newDispatcher(t, hedged(via("crm", answering(503, 200)), fanout.Hedge{After: time.Hour})))["crm"]
 		assert.Equal(t, fanout.Delivered, r.Outcome)
@@ -97,7 +66,7 @@ func TestAFailureBeforeTheHedgeIsForTheRetry(t *testing.T) {
 	})
 }
 
-func TestIfBothFailTheRetryFollows(t *testing.T) {
+func TestHedge_ThatFailsLikeItsOriginalIsFollowedByTheRetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := dispatch(t.Context(), newDispatcher(t, hedged(via("crm", turns(delayed(2*time.Second, answering(503)), delayed(3*time.Second, answering(500)), answering(201))), fanout.Hedge{After: time.Second})))["crm"]
 		assert.Equal(t, fanout.Delivered, r.Outcome)
@@ -106,7 +75,7 @@ func TestIfBothFailTheRetryFollows(t *testing.T) {
 	})
 }
 
-func TestHedgesKeepToTheAttemptCapTheBudgetAndSafety(t *testing.T) {
+func TestHedge_KeepsToTheAttemptCapTheBudgetAndSafety(t *testing.T) {
 	for name, test := range map[string]struct {
 		policy fanout.Policy
 		method string
@@ -136,7 +105,7 @@ func TestHedgesKeepToTheAttemptCapTheBudgetAndSafety(t *testing.T) {
 	})
 }
 
-func TestAQuantileOfWhatWasMeasuredDecides(t *testing.T) {
+func TestHedge_WaitsForAQuantileOfWhatWasMeasured(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var takes time.Duration
 		d := newDispatcher(t, hedged(via("crm", func(r *http.Request) (*http.Response, error) {
@@ -153,7 +122,7 @@ func TestAQuantileOfWhatWasMeasuredDecides(t *testing.T) {
 	})
 }
 
-func TestHedgesGiveEverythingBack(t *testing.T) {
+func TestHedge_GivesEverythingBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		target := hedged(with(via("crm", turns(hanging, slow(time.Second))), fanout.Policy{Bulkhead: fanout.Bulkhead{MaxConcurrent: 2, MaxQueue: -1}}), fanout.Hedge{After: time.Second})
 		d := newDispatcher(t, target)
@@ -165,7 +134,7 @@ func TestHedgesGiveEverythingBack(t *testing.T) {
 	})
 }
 
-func TestTheCallersCancelEndsBothAttempts(t *testing.T) {
+func TestHedge_EndsWithItsOriginalOnTheCallersCancel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDispatcher(t, hedged(via("crm", hanging), fanout.Hedge{After: time.Second}))
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)

@@ -3,41 +3,22 @@ package fanout_test
 import (
 	"bytes"
 	"compress/gzip"
-	"context"
-	"errors"
+	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/http/httptest"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/fanout-go/fanout"
-	"github.com/fanout-go/fanout/auth"
+	"github.com/fanout-go/fanout/fanouttest"
 )
 
-// listening is a target on loopback that also counts its connections.
-func listening(t *testing.T, handler http.HandlerFunc) (fanout.Target, *atomic.Int64) {
-	t.Helper()
-	var connections atomic.Int64
-	server := httptest.NewUnstartedServer(handler)
-	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
-		if state == http.StateNew {
-			connections.Add(1)
-		}
-	}
-	server.Start()
-	t.Cleanup(server.Close)
-	return fanout.Target{Name: "crm", URL: server.URL + "/contacts?list=7"}, &connections
-}
-
-func TestARequestIsAsItsDefinitionSays(t *testing.T) {
+func TestHTTP_RequestIsAsItsDefinitionSays(t *testing.T) {
 	var got *http.Request
 	var body string
 	target, _ := listening(t, func(_ http.ResponseWriter, r *http.Request) {
@@ -69,7 +50,7 @@ func TestARequestIsAsItsDefinitionSays(t *testing.T) {
 	}, got.Header)
 }
 
-func TestGetAndHeadSendNoBody(t *testing.T) {
+func TestHTTP_GetAndHeadSendNoBody(t *testing.T) {
 	for _, method := range []string{http.MethodGet, http.MethodHead} {
 		target, _ := listening(t, func(_ http.ResponseWriter, r *http.Request) {
 			body, _ := io.ReadAll(r.Body)
@@ -83,52 +64,7 @@ func TestGetAndHeadSendNoBody(t *testing.T) {
 	}
 }
 
-func TestConnectionsAreReusedAfterFailures(t *testing.T) {
-	next := inTurn(503, 200, 500, 200, 404, 307, 200)
-	target, connections := listening(t, func(w http.ResponseWriter, _ *http.Request) {
-		w.WriteHeader(next())
-		_, _ = io.WriteString(w, strings.Repeat("explanation ", 1000))
-	})
-	d := newDispatcher(t, with(target, fanout.Policy{Retry: fanout.Retry{InitialBackoff: 1, ThrottledBackoff: -1}}))
-	for range 50 {
-		dispatch(t.Context(), d)
-	}
-	assert.Equal(t, int64(1), connections.Load())
-}
-
-// A server may close an idle connection at any time. net/http repeats by itself
-// what it lost on one, if it believes that to be safe.
-func TestFaultIdleConnectionClosedByThePeerBetweenTwoCalls(t *testing.T) {
-	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete} {
-		for _, payload := range []fanout.Payload{{}, {Value: "hello"}} {
-			var mu sync.Mutex
-			var arrived []string
-			target, _ := listening(t, func(w http.ResponseWriter, r *http.Request) {
-				mu.Lock()
-				defer mu.Unlock()
-				arrived = append(arrived, r.Header.Get(fanout.RequestIDHeader))
-				if len(arrived) == 2 {
-					conn, _, _ := w.(http.Hijacker).Hijack()
-					_ = conn.Close()
-				}
-			})
-			target.Method = method
-			d := newDispatcher(t, with(target, fanout.Policy{Retry: fanout.Retry{InitialBackoff: 1}}))
-			var recorded []string
-			for range 2 {
-				results, err := d.Dispatch(t.Context(), payload)
-				require.NoError(t, err)
-				for _, a := range results["crm"].Attempts {
-					recorded = append(recorded, a.RequestID)
-				}
-			}
-			assert.Len(t, arrived, 3)
-			assert.Equal(t, arrived, recorded, method)
-		}
-	}
-}
-
-func TestRedirectsAreNotFollowed(t *testing.T) {
+func TestHTTP_RedirectsAreNotFollowed(t *testing.T) {
 	elsewhere, visits := listening(t, func(http.ResponseWriter, *http.Request) {})
 	for _, status := range []int{301, 302, 303, 307, 308} {
 		target, _ := listening(t, func(w http.ResponseWriter, r *http.Request) {
@@ -141,7 +77,32 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 	assert.Zero(t, visits.Load())
 }
 
-func TestAnswersAreCappedAfterDecompression(t *testing.T) {
+func TestHTTP_SwitchOfProtocolsIsNoAnswerToWaitFor(t *testing.T) {
+	target := peer(t, func(string) string {
+		return "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"
+	})
+	r := to(t, target, keyed)
+	assert.Equal(t, fanout.Failed, r.Outcome)
+	assert.Equal(t, 101, r.Attempts[0].StatusCode)
+}
+
+func TestHTTP_EndlessInformationalAnswersEnd(t *testing.T) {
+	api := fanouttest.NewTarget(t, func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, _ := w.(http.Hijacker).Hijack()
+		defer conn.Close()
+		for {
+			if _, err := fmt.Fprintf(conn, "HTTP/1.1 103 Early Hints\r\nLink: %s\r\n\r\n", strings.Repeat("x", 1000)); err != nil {
+				return
+			}
+		}
+	})
+	target := with(api.Target("crm"), fanout.Policy{AttemptTimeout: 20 * time.Second, Retry: fanout.Retry{MaxAttempts: 1}})
+	r := dispatch(t.Context(), newDispatcher(t, target))["crm"]
+	require.Error(t, r.Err())
+	require.NotErrorIs(t, r.Err(), fanout.ErrAttemptTimeout, "it ends by itself")
+}
+
+func TestHTTP_AnswersAreCappedAfterDecompression(t *testing.T) {
 	var bomb bytes.Buffer
 	zip := gzip.NewWriter(&bomb)
 	_, _ = zip.Write(make([]byte, 10<<20))
@@ -183,216 +144,43 @@ func sized(n int) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, n)) }
 }
 
-func TestAnAnswerThatIsCutOffMayHaveTakenEffect(t *testing.T) {
-	target, _ := listening(t, func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Length", "100")
-		_, _ = io.WriteString(w, "half")
+func TestHTTP_BodyWithoutProgressEnds(t *testing.T) {
+	empty := func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(readFunc(func([]byte) (int, error) { return 0, nil }))}, nil
+	}
+	require.ErrorIs(t, to(t, via("crm", empty), keyed).Err(), io.ErrNoProgress)
+
+	synctest.Test(t, func(t *testing.T) {
+		deaf := func(*http.Request) (*http.Response, error) {
+			reader, _ := io.Pipe()
+			return &http.Response{StatusCode: http.StatusOK, Body: reader}, nil
+		}
+		r := to(t, via("crm", deaf), fanout.Policy{Retry: fanout.Retry{MaxAttempts: 1}})
+		assert.Equal(t, fanout.Unknown, r.Outcome)
+		assert.Equal(t, 10*time.Second, r.Duration)
 	})
-	target.Retry.MaxAttempts = 1
-	r := dispatch(t.Context(), newDispatcher(t, target))["crm"]
-	assert.Equal(t, fanout.Unknown, r.Outcome)
-	assert.Equal(t, 200, r.Attempts[0].StatusCode)
-	require.ErrorIs(t, r.Err(), io.ErrUnexpectedEOF)
 }
 
-func TestATransportPerTargetIsAPoolOfItsOwn(t *testing.T) {
-	target, _ := listening(t, func(http.ResponseWriter, *http.Request) {})
-	var used []string
-	labelled := func(label string) http.RoundTripper {
-		return roundTripper(func(r *http.Request) (*http.Response, error) {
-			used = append(used, label)
-			return http.DefaultTransport.RoundTrip(r)
+func TestHTTP_WhatAPeerEchoesIsInNoError(t *testing.T) {
+	const secret = "s3cr3t"
+	for name, echo := range map[string]func(string) string{
+		"request line": func(request string) string { return "HTTP/1.1 " + strings.TrimPrefix(request, "POST ") },
+		"header":       func(request string) string { return "HTTP/1.1 200 OK\r\n" + strings.ReplaceAll(request, ":", "") },
+		"all":          func(request string) string { return request },
+		"trailer": func(request string) string {
+			_, credentials, _ := strings.Cut(request, "Authorization: ")
+			credentials, _, _ = strings.Cut(credentials, "\r\n")
+			return "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n" + credentials + "\r\n\r\n"
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			target := peer(t, echo)
+			target.URL += "/hook/" + secret + "?token=" + secret
+			target.Header = http.Header{"Authorization": {"Bearer " + secret}}
+			r := to(t, target, keyed)
+			require.Error(t, r.Err())
+			assert.NotContains(t, r.Err().Error(), secret)
+			assert.Contains(t, r.Err().Error(), "malformed", "but what is wrong is")
 		})
 	}
-	own := target
-	own.Name, own.Transport = "own", labelled("target's")
-	d := newWith(t, fanout.Config{Targets: []fanout.Target{target, own}, Transport: labelled("config's")})
-	_, err := d.Dispatch(t.Context(), "x", fanout.To("crm"))
-	require.NoError(t, err)
-	_, err = d.Dispatch(t.Context(), "x", fanout.To("own"))
-	require.NoError(t, err)
-	assert.Equal(t, []string{"config's", "target's"}, used)
-	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
-}
-
-type roundTripper func(*http.Request) (*http.Response, error)
-
-func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
-func TestATransportMayHoldOnToARequestAfterItsAttempt(t *testing.T) {
-	var kept []*http.Request
-	d := newDispatcher(t, with(via("crm", func(r *http.Request) (*http.Response, error) {
-		kept = append(kept, r)
-		return answer(500, ""), nil
-	}), fanout.Policy{Retry: fanout.Retry{InitialBackoff: 1}}))
-	dispatch(t.Context(), d)
-	require.Len(t, kept, 3)
-	ids := map[string]bool{}
-	for _, r := range kept {
-		ids[r.Header.Get(fanout.RequestIDHeader)] = true
-	}
-	assert.Len(t, ids, 3)
-}
-
-func TestOutcomesTellHowFarARequestCame(t *testing.T) {
-	refused := errors.New("refused")
-	for _, test := range []struct {
-		name    string
-		target  fanout.Target
-		outcome fanout.Outcome
-	}{
-		{"2xx", via("crm", answering(204)), fanout.Delivered},
-		{"3xx", via("crm", answering(304)), fanout.Failed},
-		{"4xx", via("crm", answering(404)), fanout.Failed},
-		{"500", via("crm", answering(500)), fanout.Failed},
-		{"503", via("crm", answering(503)), fanout.Failed},
-		{"a gateway that does not know", via("crm", answering(502)), fanout.Unknown},
-		{"a gateway that waited", via("crm", answering(504)), fanout.Unknown},
-		{"unanswered, then refused", via("crm", answering(504, 400)), fanout.Unknown},
-		{"unanswered, then accepted", via("crm", answering(504, 200)), fanout.Delivered},
-		{"lost", via("crm", func(*http.Request) (*http.Response, error) { return nil, errors.New("EOF") }), fanout.Unknown},
-		{"no connection", via("crm", func(*http.Request) (*http.Response, error) {
-			return nil, &net.OpError{Op: "dial", Err: refused}
-		}), fanout.Failed},
-		{"sender's error", senderOf(nil, refused), fanout.Unknown},
-		{"sender's refusal", senderOf(nil, fanout.Refused(refused)), fanout.Failed},
-		{"sender's permanent refusal", senderOf(nil, fanout.Permanent(refused)), fanout.Failed},
-		{"sender that did not send", senderOf(nil, fanout.NotSent(refused)), fanout.Failed},
-		{"sender's status", senderOf(&fanout.Response{StatusCode: 404}, nil), fanout.Failed},
-		{"sender's status error", senderOf(nil, &fanout.StatusError{StatusCode: 404}), fanout.Failed},
-		{"sender without an answer", senderOf(nil, nil), fanout.Delivered},
-		{"sender's answer", senderOf(&fanout.Response{Body: []byte("ok")}, nil), fanout.Delivered},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			test.target.Retry = fanout.Retry{MaxAttempts: 2, InitialBackoff: 1, ThrottledBackoff: -1}
-			r := dispatch(t.Context(), newDispatcher(t, test.target))["crm"]
-			assert.Equal(t, test.outcome, r.Outcome)
-			assert.Equal(t, test.outcome == fanout.Unknown, r.Err() != nil && strings.Contains(r.Err().Error(), "it may have taken effect"))
-		})
-	}
-}
-
-func senderOf(response *fanout.Response, err error) fanout.Target {
-	return sending("crm", func(context.Context, *fanout.Request) (*fanout.Response, error) { return response, err })
-}
-
-func TestAClassifierHasTheLastWordOnACompleteAnswer(t *testing.T) {
-	for _, test := range []struct {
-		name     string
-		status   int
-		verdict  error
-		outcome  fanout.Outcome
-		attempts int
-	}{
-		{"no for a 200", 200, errors.New("no such list"), fanout.Failed, 2},
-		{"final no for a 200", 200, fanout.Permanent(errors.New("no such list")), fanout.Failed, 1},
-		{"yes for a 409", 409, nil, fanout.Delivered, 1},
-		{"another status", 200, &fanout.StatusError{StatusCode: 503}, fanout.Failed, 2},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			target := with(via("crm", answering(test.status)), fanout.Policy{Retry: fanout.Retry{MaxAttempts: 2, InitialBackoff: 1, ThrottledBackoff: -1}})
-			target.Classify = func(*fanout.Response) error { return test.verdict }
-			r := dispatch(t.Context(), newDispatcher(t, target))["crm"]
-			assert.Equal(t, test.outcome, r.Outcome)
-			assert.Len(t, r.Attempts, test.attempts)
-			assert.Equal(t, test.status, r.Response.StatusCode)
-		})
-	}
-}
-
-func TestAnAuthenticatorThatFailsSendsNothing(t *testing.T) {
-	var sent bool
-	target := via("crm", func(*http.Request) (*http.Response, error) { sent = true; return answer(200, ""), nil })
-	target.Auth = fanout.AuthenticatorFunc(func(context.Context, *http.Request) error { return errors.New("no token") })
-	r := dispatch(t.Context(), newDispatcher(t, target))["crm"]
-	assert.Equal(t, fanout.Rejected, r.Outcome)
-	require.EqualError(t, r.Err(), "crm: authentication failed: no token")
-	require.ErrorIs(t, r.Err(), fanout.ErrAuth)
-	assert.False(t, sent)
-}
-
-func TestPrepareShapesOneTargetsRequestForAllItsAttempts(t *testing.T) {
-	var bodies, paths []string
-	record := func(statuses ...int) wire {
-		next := inTurn(statuses...)
-		return func(r *http.Request) (*http.Response, error) {
-			body, _ := io.ReadAll(r.Body)
-			bodies, paths = append(bodies, string(body)), append(paths, r.URL.Path)
-			return answer(next(), ""), nil
-		}
-	}
-	calls := 0
-	target := fanout.Target{Name: "crm", URL: "https://crm.example/v1", Transport: roundTripper(record(500, 200)),
-		Policy: fanout.Policy{Retry: fanout.Retry{InitialBackoff: 1}},
-		Prepare: func(_ context.Context, r *fanout.Request) error {
-			calls++
-			r.URL = r.URL.JoinPath(r.Payload.Value.(string))
-			r.Body = []byte("shaped")
-			r.Header.Set("X-Shape", "1")
-			return nil
-		}}
-	other := fanout.Target{Name: "other", URL: "https://other.example/v1", Transport: roundTripper(record(200))}
-	d := newDispatcher(t, target, other)
-	for _, name := range []string{"crm", "other"} {
-		_, err := d.Dispatch(t.Context(), "ada", fanout.To(name))
-		require.NoError(t, err)
-	}
-	assert.Equal(t, 1, calls)
-	assert.Equal(t, []string{"shaped", "shaped", `"ada"`}, bodies)
-	assert.Equal(t, []string{"/v1/ada", "/v1/ada", "/v1"}, paths)
-}
-
-func TestWhatPrepareBreaksIsRefused(t *testing.T) {
-	for want, breaks := range map[string]func(*fanout.Request) error{
-		"no such plan":       func(*fanout.Request) error { return errors.New("no such plan") },
-		"it removed the URL": func(r *fanout.Request) error { r.URL = nil; return nil },
-		"URL: no host":       func(r *fanout.Request) error { r.URL.Host = ""; return nil },
-		"Header: Idempotency-Key is set by the library or the connection": func(r *fanout.Request) error { r.Header.Set("Idempotency-Key", "x"); return nil },
-		"ContentType: not a header value":                                 func(r *fanout.Request) error { r.ContentType = "a\nb"; return nil },
-	} {
-		target := via("crm", answering(200))
-		target.Prepare = func(_ context.Context, r *fanout.Request) error { return breaks(r) }
-		r := dispatch(t.Context(), newDispatcher(t, target))["crm"]
-		assert.Equal(t, fanout.Rejected, r.Outcome)
-		require.EqualError(t, r.Err(), "crm: prepare failed: "+want)
-		require.ErrorIs(t, r.Err(), fanout.ErrPrepare)
-		require.NotErrorIs(t, r.Err(), fanout.ErrInvalid, "which is about what was never begun")
-		assert.Empty(t, r.Attempts)
-	}
-}
-
-func TestASlowTargetIsGivenUpOnAfterTheAttemptTimeout(t *testing.T) {
-	target, _ := listening(t, func(_ http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body)
-		<-r.Context().Done()
-	})
-	r := dispatch(t.Context(), newDispatcher(t, with(target, fanout.Policy{
-		AttemptTimeout: 20 * time.Millisecond, Retry: fanout.Retry{MaxAttempts: 2, InitialBackoff: 1},
-	})))["crm"]
-	assert.Equal(t, fanout.Unknown, r.Outcome)
-	assert.Len(t, r.Attempts, 2)
-	require.ErrorIs(t, r.Err(), fanout.ErrAttemptTimeout)
-	require.ErrorIs(t, r.Err(), context.DeadlineExceeded)
-}
-
-func TestAuth_RequestForATokenIsNotTakenForTheTargets(t *testing.T) {
-	endpoint := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-	defer endpoint.Close()
-	transport := &http.Transport{}
-	defer transport.CloseIdleConnections()
-	gone := listener(t, func(*net.TCPConn) {})
-	crm := fanout.Target{Name: "crm", URL: "https://" + gone, Transport: transport}
-	crm.Auth = auth.Tokens(auth.TokenSourceFunc(func(ctx context.Context) (auth.Token, error) {
-		r, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint.URL, http.NoBody)
-		if err != nil {
-			return auth.Token{}, err
-		}
-		answer, err := (&http.Client{Transport: transport}).Do(r)
-		if err != nil {
-			return auth.Token{}, err
-		}
-		return auth.Token{Value: auth.NewSecret("t-1")}, answer.Body.Close()
-	}))
-	r := to(t, crm, fanout.Policy{AttemptTimeout: 100 * time.Millisecond, Idempotency: fanout.Idempotency{Header: "-"}})
-	assert.Equal(t, fanout.Failed, r.Outcome, "the handshake with the target never ended, so nothing was sent to it")
 }

@@ -23,7 +23,7 @@ func keyOf(t *testing.T, target fanout.Target, header string, payload fanout.Pay
 	return sent, results[target.Name]
 }
 
-func TestAnIdempotencyKeyIsSentAsTheTargetWantsIt(t *testing.T) {
+func TestIdempotency_KeyIsSentAsTheTargetWantsIt(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		policy fanout.Idempotency
@@ -45,7 +45,7 @@ func TestAnIdempotencyKeyIsSentAsTheTargetWantsIt(t *testing.T) {
 	}
 }
 
-func TestAPayloadsKeyGivesTheSameKeysAgain(t *testing.T) {
+func TestIdempotency_PayloadsKeyGivesTheSameKeysAgain(t *testing.T) {
 	payload := fanout.Payload{Key: `7"\`}
 	first, _ := keyOf(t, via("crm", nil), "Idempotency-Key", payload)
 	again, _ := keyOf(t, via("crm", nil), "Idempotency-Key", payload)
@@ -57,7 +57,7 @@ func TestAPayloadsKeyGivesTheSameKeysAgain(t *testing.T) {
 	assert.NotEqual(t, first, other)
 }
 
-func TestANameThatCannotStandInAHeaderIsHashedInItsKey(t *testing.T) {
+func TestIdempotency_NameThatCannotStandInAHeaderIsHashedInItsKey(t *testing.T) {
 	seen := map[string]bool{}
 	for _, name := range []string{"café", "two words", strings.Repeat("x", 65), strings.Repeat("x", 66), "plain"} {
 		sent, r := keyOf(t, fanout.Target{Name: name, URL: "https://crm.example"}, "Idempotency-Key", fanout.Payload{})
@@ -69,4 +69,17 @@ func TestANameThatCannotStandInAHeaderIsHashedInItsKey(t *testing.T) {
 		seen[suffix] = true
 	}
 	assert.Len(t, seen, 5)
+}
+
+func TestIdempotency_HeaderWithAnotherMeaningCannotCarryAKey(t *testing.T) {
+	for _, header := range []string{"Content-Length", "host", "Transfer-Encoding", "Authorization", "x-request-id", "Content-Type"} {
+		_, err := fanout.New(fanout.Config{Defaults: fanout.Policy{Idempotency: fanout.Idempotency{Header: header}}})
+		require.EqualError(t, err, "fanout: Defaults.Idempotency.Header: "+header+" has another meaning")
+	}
+}
+
+func TestIdempotency_KeysOfDifferentTargetsAreNeverEqual(t *testing.T) {
+	one, _ := keyOf(t, fanout.Target{Name: "a:b", URL: "https://ab.example"}, "Idempotency-Key", fanout.Payload{Key: "o"})
+	other, _ := keyOf(t, via("b", nil), "Idempotency-Key", fanout.Payload{Key: "o:a"})
+	assert.NotEqual(t, one, other)
 }

@@ -3,9 +3,13 @@ package fanout_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"runtime"
 	"strings"
 	"sync"
@@ -16,11 +20,16 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.uber.org/goleak"
 
 	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/auth"
+	"github.com/fanout-go/fanout/fanouthttp"
+	"github.com/fanout-go/fanout/fanouttest"
 )
 
-func TestInvariant1EveryTargetHasExactlyOneEntry(t *testing.T) {
+func TestInvariant1_EveryTargetHasExactlyOneEntry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		targets := []fanout.Target{
 			via("fine", answering(200)),
@@ -57,7 +66,7 @@ func TestInvariant1EveryTargetHasExactlyOneEntry(t *testing.T) {
 	})
 }
 
-func TestInvariant2OneTargetChangesNothingForTheOthers(t *testing.T) {
+func TestInvariant2_OneTargetChangesNothingForTheOthers(t *testing.T) {
 	for name, trouble := range map[string]wire{
 		"failure": answering(500),
 		"refusal": answering(400),
@@ -86,7 +95,7 @@ func TestInvariant2OneTargetChangesNothingForTheOthers(t *testing.T) {
 	}
 }
 
-func TestInvariant3AttemptsOnTheWireEqualAttemptsInTheResult(t *testing.T) {
+func TestInvariant3_AttemptsOnTheWireEqualAttemptsInTheResult(t *testing.T) {
 	for _, statuses := range [][]int{{200}, {500, 200}, {500, 500, 500, 200}, {503, 400}, {400}} {
 		t.Run(fmt.Sprint(statuses), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -106,7 +115,7 @@ func TestInvariant3AttemptsOnTheWireEqualAttemptsInTheResult(t *testing.T) {
 	}
 }
 
-func TestInvariant4OneKeyForAllAttemptsAndNoOther(t *testing.T) {
+func TestInvariant4_OneKeyForAllAttemptsAndNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		keys := map[string]map[string]int{} // by key, then by target
@@ -137,7 +146,7 @@ func TestInvariant4OneKeyForAllAttemptsAndNoOther(t *testing.T) {
 	})
 }
 
-func TestInvariant4WithoutAKeyOnlyWhatIsSafeIsRetried(t *testing.T) {
+func TestInvariant4_WithoutAKeyOnlyWhatIsSafeIsRetried(t *testing.T) {
 	refused := func(*http.Request) (*http.Response, error) {
 		return nil, fanout.NotSent(errors.New("connection refused"))
 	}
@@ -166,7 +175,7 @@ func TestInvariant4WithoutAKeyOnlyWhatIsSafeIsRetried(t *testing.T) {
 	}
 }
 
-func TestInvariant5NoAttemptStartsAndNoSleepEndsAfterTheDeadline(t *testing.T) {
+func TestInvariant5_NoAttemptStartsAndNoSleepEndsAfterTheDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const timeout = 5 * time.Second
 		for _, test := range []struct {
@@ -203,7 +212,7 @@ func TestInvariant5NoAttemptStartsAndNoSleepEndsAfterTheDeadline(t *testing.T) {
 	})
 }
 
-func TestInvariant6RetriesToATargetThatIsDownAreBounded(t *testing.T) {
+func TestInvariant6_RetriesToATargetThatIsDownAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const dispatches = 1000
 		var attempts atomic.Int64
@@ -228,7 +237,7 @@ func TestInvariant6RetriesToATargetThatIsDownAreBounded(t *testing.T) {
 	})
 }
 
-func TestInvariant7EverythingIsGivenBack(t *testing.T) {
+func TestInvariant7_EverythingIsGivenBack(t *testing.T) {
 	closed := &atomic.Int64{}
 	for name, trouble := range map[string]wire{
 		"success": answering(200),
@@ -281,7 +290,7 @@ func (b *countedBody) Close() error {
 	return nil
 }
 
-func TestInvariant7AnAttemptThatIsNotSentGivesItsRateTokenBack(t *testing.T) {
+func TestInvariant7_AnAttemptThatIsNotSentGivesItsRateTokenBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		target := with(via("crm", func(*http.Request) (*http.Response, error) {
@@ -304,7 +313,7 @@ func TestInvariant7AnAttemptThatIsNotSentGivesItsRateTokenBack(t *testing.T) {
 	})
 }
 
-func TestInvariant8TheLastAttemptsErrorIsNeverLost(t *testing.T) {
+func TestInvariant8_TheLastAttemptsErrorIsNeverLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reset := errors.New("reset by peer")
 		broken := func(*http.Request) (*http.Response, error) { return nil, reset }
@@ -325,7 +334,73 @@ func TestInvariant8TheLastAttemptsErrorIsNeverLost(t *testing.T) {
 	})
 }
 
-func TestInvariant11NoSecretIsInAnError(t *testing.T) {
+func TestInvariant9_SubmittedWorkOutlivesTheRequestAndKeepsItsValues(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		type key struct{}
+		var value any
+		var correlationID string
+		var results fanouttest.Results
+		d := newWith(t, fanout.Config{OnResult: results.OnResult, Targets: []fanout.Target{
+			sending("ledger", func(ctx context.Context, _ *fanout.Request) (*fanout.Response, error) {
+				select {
+				case <-time.After(time.Second):
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+				value, correlationID = ctx.Value(key{}), fanout.CorrelationID(ctx)
+				_, hasDeadline := ctx.Deadline()
+				assert.True(t, hasDeadline)
+				return nil, nil
+			}),
+			with(via("hangs", hanging), fanout.Policy{Timeout: time.Minute, Retry: fanout.Retry{MaxAttempts: 1}, AttemptTimeout: time.Minute}),
+		}})
+		ctx, cancel := context.WithTimeout(context.WithValue(fanout.WithCorrelationID(t.Context(), "visit-7"), key{}, "kept"), time.Millisecond)
+		began := time.Now()
+		id, err := d.Submit(ctx, "hello")
+		require.NoError(t, err)
+		cancel()
+		got, err := results.Wait(t.Context(), id, "ledger", "hangs")
+		require.NoError(t, err)
+		assert.Equal(t, fanout.Delivered, got["ledger"].Outcome)
+		assert.Equal(t, "kept", value)
+		assert.Equal(t, "visit-7", correlationID)
+		assert.Equal(t, fanout.Unknown, got["hangs"].Outcome)
+		require.ErrorIs(t, got["hangs"].Err(), fanout.ErrTimeout)
+		assert.Equal(t, time.Minute, time.Since(began), "a deadline of its own")
+	})
+}
+
+func TestInvariant10_AfterCloseNothingRunsAndWhatWasNotDeliveredIsNamed(t *testing.T) {
+	hangs := fanouttest.NewTarget(t, fanouttest.Hang())
+	others := goleak.IgnoreCurrent()
+	d, err := fanout.New(fanout.Config{
+		Targets: []fanout.Target{hangs.Target("crm")},
+		Queue:   fanout.NewMemoryQueue(fanout.MemoryLimits{Workers: 1}),
+	})
+	require.NoError(t, err)
+	first, second := submit(t, d), submit(t, d)
+	require.NoError(t, hangs.Wait(t.Context(), 1))
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	err = d.Close(over)
+	goleak.VerifyNone(t, others)
+
+	var left *fanout.UndeliveredError
+	require.ErrorAs(t, err, &left)
+	require.ErrorIs(t, err, context.Canceled)
+	outcomes := map[string]fanout.Outcome{}
+	for _, u := range left.Left {
+		outcomes[u.Payload.ID] = u.Outcome
+		assert.Equal(t, 1, strings.Count(u.Err().Error(), "dispatcher closed"), u.Err())
+		assert.Equal(t, "hello", u.Payload.Value)
+		assert.Equal(t, u.Payload.ID, u.Payload.Key, "so that it can be repeated")
+		assert.Equal(t, `"hello"`, string(u.Payload.Body))
+	}
+	assert.Equal(t, map[string]fanout.Outcome{first: fanout.Unknown, second: fanout.Rejected}, outcomes)
+	assert.Equal(t, 1, hangs.Count())
+}
+
+func TestInvariant11_NoSecretIsInAnError(t *testing.T) {
 	const secret = "s3cr3t"
 	for name, target := range map[string]fanout.Target{
 		"userinfo":     {Name: "crm", URL: "https://user:" + secret + "@crm.example"},
@@ -356,7 +431,105 @@ func TestInvariant11NoSecretIsInAnError(t *testing.T) {
 	}
 }
 
-func TestInvariant12PanicsOfUserCodeAreContainedWithTheirStack(t *testing.T) {
+// marked is a value that must turn up in no output.
+func marked(field string) string { return "s3cr3t-" + field }
+
+// output is all that anybody sees of a dispatcher's work.
+type output struct {
+	log   records
+	spans spans
+	meter meter
+	text  strings.Builder // errors
+}
+
+func (o *output) all(t *testing.T, d *fanout.Dispatcher) string {
+	t.Helper()
+	exported, err := json.Marshal(o.spans.GetSpans())
+	require.NoError(t, err)
+	var data metricdata.ResourceMetrics
+	require.NoError(t, o.meter.reader.Collect(t.Context(), &data))
+	measured, err := json.Marshal(data)
+	require.NoError(t, err)
+	status := httptest.NewRecorder()
+	fanouthttp.StatusHandler(d).ServeHTTP(status, httptest.NewRequest(http.MethodGet, "/", nil))
+	page := httptest.NewRecorder()
+	asBrowser := httptest.NewRequest(http.MethodGet, "/", nil)
+	asBrowser.Header.Set("Accept", "text/html")
+	fanouthttp.StatusHandler(d).ServeHTTP(page, asBrowser)
+	return strings.Join([]string{o.log.String(), string(exported), string(measured), o.text.String(), status.Body.String(), page.Body.String()}, "\n")
+}
+
+func withSecrets(t *fanout.Target) {
+	t.URL += "/" + marked("path") + "?token=" + marked("query")
+	t.Header = http.Header{"X-Api-Key": {marked("header")}}
+	t.Auth = auth.Bearer(auth.NewSecret(marked("auth")))
+	t.Sign = fanout.SignerFunc(func(_ context.Context, r *fanout.Request) error {
+		r.Header.Set("X-Signature", marked("signature"))
+		return nil
+	})
+	t.Prepare = func(_ context.Context, r *fanout.Request) error {
+		r.Header.Set("X-Prepared", marked("prepared"))
+		return nil
+	}
+}
+
+func TestInvariant11_NoSecretIsInAnErrorLogSpanOrMetric(t *testing.T) {
+	hostile := func(status int) fanouttest.Step {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Location", "https://elsewhere.example/"+marked("location"))
+			w.Header().Set("X-Answer", marked("answer-header"))
+			w.WriteHeader(status)
+			_, _ = w.Write([]byte(marked("answer-body")))
+		}
+	}
+	echo := func(w http.ResponseWriter, r *http.Request) {
+		conn, _, _ := w.(http.Hijacker).Hijack()
+		defer conn.Close()
+		_, _ = fmt.Fprintf(conn, "HTTP/1.1 %s %s\r\n\r\n", r.Header.Get("Authorization"), r.URL)
+	}
+	for name, step := range map[string]fanouttest.Step{
+		"accepted": hostile(200), "refused": hostile(400), "redirect": hostile(307), "down": hostile(503),
+		"echo": echo, "reset": fanouttest.Reset(), "hang": fanouttest.Hang(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			seen := &output{spans: newSpans(t), meter: newMeter()}
+			fake := fanouttest.NewTarget(t, step)
+			target := fake.Target("crm")
+			withSecrets(&target)
+			gone := target
+			gone.Name, gone.URL = "gone", "http://127.0.0.1:1/"+marked("path")+"?q="+marked("query")
+			unsigned := target
+			unsigned.Name, unsigned.Auth = "unsigned", fanout.AuthenticatorFunc(func(context.Context, *http.Request) error {
+				return &url.Error{Op: "Post", URL: "https://tokens.example/" + marked("token-url"), Err: errors.New("refused")}
+			})
+			logger := seen.log.logger(slog.LevelDebug)
+			d := newWith(t, fanout.Config{
+				Targets: []fanout.Target{target, gone, unsigned},
+				Logger:  logger, SecurityLogger: logger, TracerProvider: seen.spans.provider, MeterProvider: seen.meter.provider,
+				Defaults: fanout.Policy{Timeout: 2 * time.Second, AttemptTimeout: 100 * time.Millisecond, Retry: fanout.Retry{MaxAttempts: 2, InitialBackoff: time.Millisecond, ThrottledBackoff: -1}},
+			})
+			payload := fanout.Payload{Value: map[string]string{"card": marked("body")}, Header: http.Header{"X-Tenant": {marked("payload-header")}}}
+			results, err := d.Dispatch(t.Context(), payload)
+			require.Error(t, err)
+			seen.text.WriteString(err.Error())
+			for _, r := range results {
+				fmt.Fprintln(&seen.text, r.Err(), r.Attempts)
+			}
+			_, err = d.Dispatch(t.Context(), payload, fanout.ToTargets(fanout.Target{Name: "bad", URL: "https://user:" + marked("password") + "@crm.example"}))
+			seen.text.WriteString(err.Error())
+			_, err = d.Submit(t.Context(), payload)
+			require.NoError(t, err)
+			require.NoError(t, d.Close(t.Context()))
+
+			all := seen.all(t, d)
+			assert.NotContains(t, all, "s3cr3t")
+			assert.Contains(t, all, "http.client.request.duration")
+			assert.Contains(t, all, "fanout: attempt")
+		})
+	}
+}
+
+func TestInvariant12_PanicsOfUserCodeAreContainedWithTheirStack(t *testing.T) {
 	boom := func() { panic("boom") }
 	fine := answering(200)
 	for name, test := range map[string]struct {
@@ -384,7 +557,7 @@ func TestInvariant12PanicsOfUserCodeAreContainedWithTheirStack(t *testing.T) {
 	}
 }
 
-func TestInvariant12UserCodeRunsOutsideLocks(t *testing.T) {
+func TestInvariant12_UserCodeRunsOutsideLocks(t *testing.T) {
 	var d *fanout.Dispatcher
 	reenter := func(ctx context.Context, _ *fanout.Request) (*fanout.Response, error) {
 		d.BreakerState("outer")

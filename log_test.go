@@ -1,11 +1,12 @@
 package fanout_test
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,27 +18,7 @@ import (
 	"github.com/fanout-go/fanout/fanouttest"
 )
 
-// records is a log in memory.
-type records struct{ bytes.Buffer }
-
-func (r *records) logger(level slog.Level) *slog.Logger {
-	return slog.New(slog.NewJSONHandler(r, &slog.HandlerOptions{Level: level}))
-}
-
-func (r *records) all(t *testing.T) []map[string]any {
-	t.Helper()
-	var all []map[string]any
-	for decoder := json.NewDecoder(r); decoder.More(); {
-		var record map[string]any
-		require.NoError(t, decoder.Decode(&record))
-		delete(record, "time")
-		delete(record, "duration")
-		all = append(all, record)
-	}
-	return all
-}
-
-func TestNothingIsLoggedIfAllGoesWell(t *testing.T) {
+func TestLog_IsEmptyIfAllGoesWell(t *testing.T) {
 	var log records
 	var results fanouttest.Results
 	d := newWith(t, fanout.Config{Targets: []fanout.Target{via("crm", answering(200))}, Logger: log.logger(slog.LevelInfo), OnResult: results.OnResult})
@@ -47,7 +28,7 @@ func TestNothingIsLoggedIfAllGoesWell(t *testing.T) {
 	assert.Empty(t, log.String())
 }
 
-func TestADispatchThatFailsIsOneRecord(t *testing.T) {
+func TestLog_HasOneRecordOfADispatchThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log records
 		analytics := via("analytics", answering(404))
@@ -69,7 +50,7 @@ func TestADispatchThatFailsIsOneRecord(t *testing.T) {
 	})
 }
 
-func TestABreakersChangesAreLogged(t *testing.T) {
+func TestLog_HasTheChangesOfABreaker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log records
 		d := newWith(t, fanout.Config{Logger: log.logger(slog.LevelInfo), Targets: []fanout.Target{
@@ -88,7 +69,7 @@ func TestABreakersChangesAreLogged(t *testing.T) {
 	})
 }
 
-func TestAttemptsAreLoggedForDebugging(t *testing.T) {
+func TestLog_HasAttemptsForDebugging(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log records
 		d := newWith(t, fanout.Config{Targets: []fanout.Target{via("crm", answering(503, 200))}, Logger: log.logger(slog.LevelDebug)})
@@ -107,7 +88,7 @@ func TestAttemptsAreLoggedForDebugging(t *testing.T) {
 	})
 }
 
-func TestADeadLetterIsLogged(t *testing.T) {
+func TestLog_HasDeadLetters(t *testing.T) {
 	var log records
 	told := make(chan struct{})
 	d := newWith(t, fanout.Config{
@@ -122,10 +103,73 @@ func TestADeadLetterIsLogged(t *testing.T) {
 	}}, log.all(t))
 }
 
-func TestACorrelationHandlerDoesNotRepeatTheID(t *testing.T) {
+func TestLog_BoundsWhatUserCodeTakesFromAnAnswer(t *testing.T) {
 	var log records
-	logger := slog.New(fanout.NewCorrelationHandler(log.logger(slog.LevelInfo).Handler()))
-	d := newWith(t, fanout.Config{Targets: []fanout.Target{via("crm", answering(400))}, Logger: logger})
-	dispatch(fanout.WithCorrelationID(t.Context(), "visit-7"), d)
-	assert.Equal(t, 1, bytes.Count(log.Bytes(), []byte("correlation_id")), log.String())
+	recorded := newSpans(t)
+	target := via("crm", func(*http.Request) (*http.Response, error) {
+		return answer(200, "forged\nlevel=INFO\x1b[2J\u2028\u202e"+strings.Repeat("x", 100_000)), nil
+	})
+	target.Classify = func(r *fanout.Response) error { return fanout.Permanent(fmt.Errorf("not understood: %s", r.Body)) }
+	logger := log.logger(slog.LevelDebug)
+	dispatch(t.Context(), newWith(t, fanout.Config{Targets: []fanout.Target{target}, Logger: logger, TracerProvider: recorded.provider}))
+	assert.NotContains(t, log.String(), `\n`)
+	assert.NotContains(t, log.String(), `\u001b`)
+	assert.NotContains(t, log.String(), "\u202e", "which turns what follows around")
+	assert.NotContains(t, log.String(), `\u2028`)
+	assert.Less(t, log.Len(), 5000)
+	for _, span := range recorded.GetSpans() {
+		assert.Less(t, len(span.Status.Description), 1100)
+		assert.NotContains(t, span.Status.Description, "\n")
+	}
+}
+
+// raging is a log that panics.
+type raging struct{ slog.Handler }
+
+func (raging) Handle(context.Context, slog.Record) error { panic("disk full") }
+
+func TestLog_ThatPanicsWhileAHookDoesIsContained(t *testing.T) {
+	d := newWith(t, fanout.Config{
+		Targets: []fanout.Target{via("crm", answering(200))}, Logger: slog.New(raging{slog.Default().Handler()}),
+		OnResult: func(context.Context, fanout.Result) { panic("hook") },
+	})
+	submit(t, d)
+}
+
+func TestSecurityLog_HasWhatASecurityTeamWantsToKnow(t *testing.T) {
+	var log records
+	refused := via("refused", answering(403))
+	unsigned := via("unsigned", answering(200))
+	unsigned.Auth = fanout.AuthenticatorFunc(func(context.Context, *http.Request) error { return errors.New("no token") })
+	limited := with(via("limited", answering(200)), fanout.Policy{RateLimit: fanout.RateLimit{PerSecond: 0.001, Burst: 1, MaxWait: -1}})
+	d := newWith(t, fanout.Config{SecurityLogger: log.logger(slog.LevelInfo), Targets: []fanout.Target{refused, unsigned, limited, {Name: "hook", URL: "http://10.0.0.1", Guard: fanout.PublicOnly()}}})
+	ctx := fanout.WithCorrelationID(t.Context(), "visit-7")
+	for _, names := range []string{"refused", "unsigned", "hook", "limited", "limited"} {
+		dispatch(ctx, d, fanout.To(names))
+	}
+	_, err := d.Dispatch(ctx, []byte("no content type"))
+	require.Error(t, err)
+	_, err = d.Submit(ctx, nil)
+	require.Error(t, err)
+	require.Error(t, d.SetTargets(fanout.Target{Name: "new"}))
+	require.NoError(t, d.SetTargets(via("new", answering(200))))
+	d.RemoveTargets("nobody")
+	d.RemoveTargets("new", "nobody")
+
+	var told []string
+	for _, record := range log.all(t) {
+		assert.Equal(t, "fanout: security", record["msg"])
+		told = append(told, fmt.Sprintf("%v %v %v%v %v %v", record["level"], record["event"], record["target"], record["targets"], record["class"], record["correlation_id"]))
+	}
+	assert.Equal(t, []string{
+		"WARN auth_failed refused<nil> 403 visit-7",
+		"WARN auth_failed unsigned<nil> auth visit-7",
+		"WARN address_blocked hook<nil> address_blocked visit-7",
+		"WARN rate_limited limited<nil> rate_limited visit-7",
+		"WARN input_refused <nil><nil> <nil> visit-7",
+		"WARN input_refused <nil><nil> <nil> visit-7",
+		"WARN input_refused <nil><nil> <nil> ",
+		"INFO targets_set <nil>[new] <nil> ",
+		"INFO targets_removed <nil>[new] <nil> ",
+	}, told)
 }

@@ -3,11 +3,10 @@ package fanout_test
 import (
 	"context"
 	"io"
+	"log"
 	"log/slog"
-	"net/http"
-	"strings"
-	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -18,48 +17,6 @@ import (
 func TestMain(m *testing.M) {
 	slog.SetDefault(slog.New(slog.DiscardHandler))
 	goleak.VerifyTestMain(m)
-}
-
-// wire is a transport in memory: a target as a function.
-type wire func(*http.Request) (*http.Response, error)
-
-// RoundTrip takes the body as a real transport must.
-func (w wire) RoundTrip(r *http.Request) (*http.Response, error) {
-	_, _ = io.Copy(io.Discard, r.Body)
-	_ = r.Body.Close()
-	return w(r)
-}
-
-// answering is a target that answers with the statuses in turn, the last one
-// for ever.
-func answering(statuses ...int) wire {
-	next := inTurn(statuses...)
-	return func(*http.Request) (*http.Response, error) { return answer(next(), "{}"), nil }
-}
-
-// hanging is a target that never answers.
-func hanging(r *http.Request) (*http.Response, error) {
-	<-r.Context().Done()
-	return nil, r.Context().Err()
-}
-
-func answer(status int, body string) *http.Response {
-	return &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body))}
-}
-
-// via is an HTTP target over the wire given.
-func via(name string, w wire) fanout.Target {
-	return fanout.Target{Name: name, URL: "https://" + name + ".example/v1", Transport: w}
-}
-
-// sending is a target with the function as its Sender.
-func sending(name string, send fanout.SenderFunc) fanout.Target {
-	return fanout.Target{Name: name, Sender: send}
-}
-
-func with(t fanout.Target, p fanout.Policy) fanout.Target {
-	t.Policy = p
-	return t
 }
 
 func newDispatcher(t *testing.T, targets ...fanout.Target) *fanout.Dispatcher {
@@ -81,16 +38,59 @@ func dispatch(ctx context.Context, d *fanout.Dispatcher, options ...fanout.Dispa
 	return results
 }
 
-// inTurn returns the values one after the other, and the last one for ever.
-func inTurn[T any](values ...T) func() T {
-	var mu sync.Mutex
-	calls := 0
-	return func() T {
-		mu.Lock()
-		defer mu.Unlock()
-		calls++
-		return values[min(calls, len(values))-1]
-	}
+func to(t *testing.T, target fanout.Target, policy fanout.Policy) fanout.Result {
+	t.Helper()
+	target.Name = "crm"
+	return dispatch(t.Context(), newDispatcher(t, with(target, policy)))["crm"]
+}
+
+func submit(t *testing.T, d *fanout.Dispatcher, options ...fanout.SubmitOption) string {
+	t.Helper()
+	id, err := d.Submit(t.Context(), "hello", options...)
+	require.NoError(t, err)
+	return id
+}
+
+func with(t fanout.Target, p fanout.Policy) fanout.Target {
+	t.Policy = p
+	return t
+}
+
+func after(t fanout.Target, names ...string) fanout.Target {
+	t.After = names
+	return t
+}
+
+func optional(t fanout.Target) fanout.Target {
+	t.Optional = true
+	return t
+}
+
+func withFallback(t fanout.Target, fallbacks ...fanout.Target) fanout.Target {
+	t.Fallback = fallbacks
+	return t
+}
+
+func hedged(t fanout.Target, h fanout.Hedge) fanout.Target {
+	t.Hedge = h
+	return t
+}
+
+func signed(t fanout.Target, s fanout.Signer) fanout.Target {
+	t.Sign = s
+	return t
+}
+
+var once = fanout.Policy{Retry: fanout.Retry{MaxAttempts: 1}}
+
+var keyed = fanout.Policy{AttemptTimeout: 100 * time.Millisecond, Retry: unkeyed.Retry}
+
+// unkeyed is a POST without an idempotency key, which is repeated only where
+// nothing can have reached the target.
+var unkeyed = fanout.Policy{
+	AttemptTimeout: 100 * time.Millisecond,
+	Idempotency:    fanout.Idempotency{Header: "-"},
+	Retry:          fanout.Retry{InitialBackoff: 1, ThrottledBackoff: -1},
 }
 
 func forDispatch(options []fanout.Option) (all []fanout.DispatchOption) {
@@ -106,3 +106,29 @@ func forSubmit(options []fanout.Option) (all []fanout.SubmitOption) {
 	}
 	return all
 }
+
+func names(results fanout.Results) []string {
+	var all []string
+	for _, r := range results.Sorted() {
+		all = append(all, r.Target)
+	}
+	return all
+}
+
+func outcomesOf(results fanout.Results) map[string]string {
+	outcomes := map[string]string{}
+	for name, r := range results {
+		outcomes[name] = r.Outcome.String()
+	}
+	return outcomes
+}
+
+func statusesOf(r fanout.Result) []int {
+	var statuses []int
+	for _, a := range r.Attempts {
+		statuses = append(statuses, a.StatusCode)
+	}
+	return statuses
+}
+
+var quiet = log.New(io.Discard, "", 0)

@@ -1,18 +1,24 @@
 package fanout_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
 	"runtime"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/fanouttest"
 )
 
 func TestHooks_AreToldWhatHappensAsItHappens(t *testing.T) {
@@ -109,4 +115,146 @@ func TestHooks_MayCallTheDispatcher(t *testing.T) {
 	})
 	dispatch(t.Context(), d)
 	assert.Equal(t, []string{"crm", "new"}, d.TargetNames())
+}
+
+func TestOnResult_ThatPanicsOrEndsItsGoroutineIsContained(t *testing.T) {
+	for name, hook := range map[string]func(){"panic": func() { panic("hook") }, "goexit": runtime.Goexit} {
+		t.Run(name, func(t *testing.T) {
+			var told atomic.Int64
+			var log bytes.Buffer
+			before := slog.Default()
+			slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
+			defer slog.SetDefault(before)
+			d, err := fanout.New(fanout.Config{
+				Targets:      []fanout.Target{via("crm", answering(400))},
+				Queue:        fanout.NewMemoryQueue(fanout.MemoryLimits{Workers: 1}),
+				OnResult:     func(context.Context, fanout.Result) { told.Add(1); hook() },
+				OnDeadLetter: func(context.Context, fanout.Result) { told.Add(1); hook() },
+			})
+			require.NoError(t, err)
+			submit(t, d)
+			submit(t, d)
+			require.NoError(t, d.Close(context.Background()))
+			assert.Equal(t, int64(4), told.Load())
+			assert.Equal(t, name == "panic", strings.Contains(log.String(), "TestOnResult_ThatPanicsOrEndsItsGoroutineIsContained"), "with its stack")
+		})
+	}
+}
+
+func TestOnResult_ThatHangsForOneTargetHoldsUpNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		block := make(chan struct{})
+		crm := make(chan string, 2000)
+		analytics := optional(with(via("analytics", hanging), fanout.Policy{Timeout: time.Hour, AttemptTimeout: -1}))
+		d, err := fanout.New(fanout.Config{
+			Targets: []fanout.Target{analytics, via("crm", answering(200))},
+			OnResult: func(_ context.Context, r fanout.Result) {
+				if r.Target == "analytics" {
+					<-block
+				}
+				crm <- r.Payload.ID
+			},
+		})
+		require.NoError(t, err)
+		for range 1500 {
+			id := submit(t, d)
+			assert.Equal(t, id, <-crm)
+		}
+		close(block)
+		over, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		go func() {
+			for range crm { // drained
+			}
+		}()
+		require.Error(t, d.Close(over))
+		close(crm)
+	})
+}
+
+func TestOnResult_MayCopyThePayload(t *testing.T) {
+	var results fanouttest.Results
+	d := newWith(t, fanout.Config{
+		Targets: []fanout.Target{via("a", answering(200)), via("b", answering(200)), via("c", answering(200))},
+		OnResult: func(ctx context.Context, r fanout.Result) {
+			kept := *r.Payload
+			r.Payload = &kept
+			results.OnResult(ctx, r)
+		},
+	})
+	for range 50 {
+		_, err := results.Wait(t.Context(), submit(t, d), "a", "b", "c")
+		require.NoError(t, err)
+	}
+}
+
+func TestOnDeadLetter_MaySubmit(t *testing.T) {
+	var d *fanout.Dispatcher
+	again := make(chan string, 1)
+	d = newWith(t, fanout.Config{
+		Targets: []fanout.Target{via("crm", answering(400)), via("fallback", answering(200))},
+		OnDeadLetter: func(ctx context.Context, r fanout.Result) {
+			_, err := d.Submit(ctx, fanout.Payload{Body: r.Payload.Body, ContentType: r.Payload.ContentType}, fanout.To("fallback"))
+			assert.NoError(t, err) //nolint:testifylint // not the test's goroutine
+			again <- fanout.CorrelationID(ctx)
+		},
+	})
+	_, err := d.Submit(fanout.WithCorrelationID(t.Context(), "visit-7"), "hello", fanout.To("crm"))
+	require.NoError(t, err)
+	assert.Equal(t, "visit-7", <-again)
+}
+
+// deadLetters counts them as a meter sees them.
+func deadLetters(t *testing.T, reader *sdkmetric.ManualReader) int {
+	t.Helper()
+	var data metricdata.ResourceMetrics
+	require.NoError(t, reader.Collect(context.Background(), &data))
+	total := 0
+	for _, scope := range data.ScopeMetrics {
+		for _, m := range scope.Metrics {
+			if sum, ok := m.Data.(metricdata.Sum[int64]); ok && m.Name == "fanout.dead_letters" {
+				for _, p := range sum.DataPoints {
+					total += int(p.Value)
+				}
+			}
+		}
+	}
+	return total
+}
+
+func TestOnDeadLetter_OfWhatWasLeftToFinishIsCountedAndCorrelated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reader := sdkmetric.NewManualReader()
+		var told []string
+		tell := func(ctx context.Context, r fanout.Result) {
+			told = append(told, r.Target+" "+fanout.CorrelationID(ctx))
+		}
+		d := newWith(t, fanout.Config{
+			MeterProvider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)), OnResult: tell, OnDeadLetter: tell,
+			Targets: []fanout.Target{via("quick", answering(200)), via("slow", delayed(time.Second, answering(400)))},
+		})
+		_, err := d.Dispatch(t.Context(), fanout.Payload{Value: "hello", CorrelationID: "visit-7"}, fanout.QuorumLeaveRest(1))
+		require.NoError(t, err)
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		assert.Equal(t, []string{"slow visit-7", "slow visit-7"}, told, "a result, and a dead letter")
+		assert.Equal(t, 1, deadLetters(t, reader))
+	})
+}
+
+func TestOnDeadLetter_OfAFailedSagaIsCountedAndCorrelated(t *testing.T) {
+	reader := sdkmetric.NewManualReader()
+	var j journal
+	var told []string
+	d := newWith(t, fanout.Config{
+		MeterProvider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)),
+		OnDeadLetter: func(ctx context.Context, r fanout.Result) {
+			told = append(told, r.Target+" "+fanout.CorrelationID(ctx))
+		},
+		Targets: []fanout.Target{j.step("pay", answering(200), answering(400)), after(j.step("ship", answering(400), nil), "pay")},
+	})
+	_, err := d.Dispatch(t.Context(), fanout.Payload{Value: "hello", CorrelationID: "visit-7"})
+	require.Error(t, err)
+	assert.Equal(t, []string{"pay visit-7"}, told)
+	assert.Equal(t, 1, deadLetters(t, reader))
 }

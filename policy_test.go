@@ -2,9 +2,8 @@ package fanout_test
 
 import (
 	"math"
-	"net/http"
-	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -13,46 +12,7 @@ import (
 	"github.com/fanout-go/fanout"
 )
 
-func TestATargetThatCannotBeUsedIsRefusedByNameAndField(t *testing.T) {
-	const url = "https://crm.example/contacts"
-	sender := fanout.SenderFunc(nil)
-	for _, test := range []struct {
-		target fanout.Target
-		want   string
-	}{
-		{fanout.Target{URL: url}, `target "#1": Name: empty`},
-		{fanout.Target{Name: strings.Repeat("x", 129), URL: url}, `target "` + strings.Repeat("x", 129) + `": Name: longer than 128 bytes`},
-		{fanout.Target{Name: "c\nrm", URL: url}, `target "c\nrm": Name: has a control character`},
-		{fanout.Target{Name: "c\u202erm", URL: url}, `target "c\u202erm": Name: has a control character`},
-		{fanout.Target{Name: "c\xffrm", URL: url}, `target "c\xffrm": Name: not UTF-8`},
-		{fanout.Target{Name: "crm"}, `target "crm": URL: neither URL nor Sender is set`},
-		{fanout.Target{Name: "crm", URL: url, Sender: sender}, `target "crm": Sender: set together with URL`},
-		{fanout.Target{Name: "crm", Sender: sender, Method: "PUT"}, `target "crm": Sender: set together with Method, Header, Auth, Sign, Transport, TLS or Guard, which are for a URL`},
-		{fanout.Target{Name: "crm", URL: "crm.example"}, `target "crm": URL: scheme is neither http nor https`},
-		{fanout.Target{Name: "crm", URL: "https://"}, `target "crm": URL: no host`},
-		{fanout.Target{Name: "crm", URL: "https://:443/x"}, `target "crm": URL: no host`},
-		{fanout.Target{Name: "crm", URL: "https://a b/"}, `target "crm": URL: cannot be parsed (not shown, as it may hold a secret)`},
-		{fanout.Target{Name: "crm", URL: "https://me:pw@crm.example"}, `target "crm": URL: has userinfo: use Auth or a header`},
-		{fanout.Target{Name: "crm", URL: "https://crm.example:65536"}, `target "crm": URL: its port is above 65535`},
-		{fanout.Target{Name: "crm", URL: url + "#top"}, `target "crm": URL: has a fragment, which is never sent`},
-		{fanout.Target{Name: "crm", URL: url, Method: "post"}, `target "crm": Method: "post" is not a method in upper case that can carry a payload`},
-		{fanout.Target{Name: "crm", URL: url, Method: "A B"}, `target "crm": Method: "A B" is not a method in upper case that can carry a payload`},
-		{fanout.Target{Name: "crm", URL: url, Method: "CONNECT"}, `target "crm": Method: "CONNECT" is not a method in upper case that can carry a payload`},
-		{fanout.Target{Name: "crm", URL: url, Header: http.Header{"X:": nil}}, `target "crm": Header: "X:" is not a header name`},
-		{fanout.Target{Name: "crm", URL: url, Header: http.Header{"": nil}}, `target "crm": Header: "" is not a header name`},
-		{fanout.Target{Name: "crm", URL: url, Header: http.Header{"X": {"a\x00"}}}, `target "crm": Header: X: value has a control character`},
-		{fanout.Target{Name: "crm", URL: url, Header: http.Header{"x-a": {"1"}, "X-a": {"2"}}}, `target "crm": Header: X-A is given twice, in different case`},
-		{fanout.Target{Name: "crm", URL: url, Header: http.Header{"Host": {"x"}}}, `target "crm": Header: Host is set by the library or the connection`},
-		{fanout.Target{Name: "crm", URL: url, Header: http.Header{"X-Key": {"x"}}, Policy: fanout.Policy{Idempotency: fanout.Idempotency{Header: "x-key"}}},
-			`target "crm": Header: x-key is the idempotency key's, which differs for each dispatch`},
-	} {
-		_, err := fanout.New(fanout.Config{Targets: []fanout.Target{test.target}})
-		require.EqualError(t, err, "fanout: "+test.want)
-		require.ErrorIs(t, err, fanout.ErrInvalid)
-	}
-}
-
-func TestAPolicyThatCannotBeMeantIsRefusedByField(t *testing.T) {
+func TestPolicy_InvalidFieldIsRefusedByName(t *testing.T) {
 	for want, policy := range map[string]fanout.Policy{
 		"Retry.MaxAttempts: -1 is negative":                                {Retry: fanout.Retry{MaxAttempts: -1}},
 		"Retry.InitialBackoff: -1s is negative":                            {Retry: fanout.Retry{InitialBackoff: -time.Second}},
@@ -83,22 +43,27 @@ func TestAPolicyThatCannotBeMeantIsRefusedByField(t *testing.T) {
 	}
 }
 
-func TestAllThatIsWrongIsReportedAtOnce(t *testing.T) {
-	_, err := fanout.New(fanout.Config{Targets: []fanout.Target{
-		{Name: "a", URL: "ftp://a"},
-		via("b", answering(200)),
-		via("b", answering(200)),
-		with(via("c", answering(200)), fanout.Policy{Retry: fanout.Retry{MaxAttempts: -1}, Breaker: fanout.Breaker{MinCalls: -1}}),
-	}})
-	assert.EqualError(t, err, strings.Join([]string{
-		`fanout: target "a": URL: scheme is neither http nor https`,
-		`fanout: target "c": Retry.MaxAttempts: -1 is negative`,
-		`fanout: target "c": Breaker.MinCalls: -1 is negative`,
-		`fanout: target "b": Name: given twice`,
-	}, "\n"))
+func TestPolicy_ExtremeValuesAreRefusedOrHarmless(t *testing.T) {
+	for _, policy := range []fanout.Policy{
+		{Timeout: math.MaxInt64}, {AttemptTimeout: math.MaxInt64}, {Breaker: fanout.Breaker{Window: math.MaxInt64}},
+		{Breaker: fanout.Breaker{OpenFor: math.MaxInt64}}, {Breaker: fanout.Breaker{Window: 20}, Timeout: -1, AttemptTimeout: -1},
+		{Retry: fanout.Retry{InitialBackoff: math.MaxInt64, MaxBackoff: math.MaxInt64}}, {Bulkhead: fanout.Bulkhead{MaxWait: math.MaxInt64}},
+	} {
+		_, err := fanout.New(fanout.Config{Defaults: policy})
+		require.ErrorIs(t, err, fanout.ErrInvalid, "%+v", policy)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		r := to(t, via("crm", saying("9223372036", 503)), fanout.Policy{
+			Timeout: -1, AttemptTimeout: -1,
+			Retry:    fanout.Retry{MaxAttempts: 2, InitialBackoff: 365 * 24 * time.Hour, MaxBackoff: 365 * 24 * time.Hour, Budget: math.MaxFloat64},
+			Breaker:  fanout.Breaker{Window: 365 * 24 * time.Hour, OpenFor: 365 * 24 * time.Hour, Probes: math.MaxInt, ConsecutiveFailures: math.MaxInt, MinCalls: math.MaxInt},
+			Bulkhead: fanout.Bulkhead{MaxConcurrent: math.MaxInt, MaxQueue: math.MaxInt},
+		})
+		assert.Len(t, r.Attempts, 2)
+	})
 }
 
-func TestAMistakeInADefaultIsNotBlamedOnATarget(t *testing.T) {
+func TestPolicy_MistakeInADefaultIsNotBlamedOnATarget(t *testing.T) {
 	_, err := fanout.New(fanout.Config{
 		Defaults: fanout.Policy{Retry: fanout.Retry{MaxAttempts: -1}},
 		Targets:  []fanout.Target{via("crm", answering(200))},
@@ -106,7 +71,7 @@ func TestAMistakeInADefaultIsNotBlamedOnATarget(t *testing.T) {
 	assert.EqualError(t, err, "fanout: Defaults.Retry.MaxAttempts: -1 is negative")
 }
 
-func TestATargetsPolicyOverridesTheDefaultsFieldByField(t *testing.T) {
+func TestPolicy_OfATargetOverridesTheDefaultsFieldByField(t *testing.T) {
 	d := newWith(t, fanout.Config{
 		Defaults: fanout.Policy{Retry: fanout.Retry{MaxAttempts: 2, InitialBackoff: time.Millisecond, MaxBackoff: time.Millisecond}},
 		Targets: []fanout.Target{

@@ -2,6 +2,9 @@ package fanout_test
 
 import (
 	"context"
+	"net/http"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,7 +15,7 @@ import (
 	"github.com/fanout-go/fanout"
 )
 
-func TestARateLimitSpacesAttempts(t *testing.T) {
+func TestRateLimit_SpacesAttempts(t *testing.T) {
 	for _, test := range []struct {
 		name  string
 		limit fanout.RateLimit
@@ -37,7 +40,7 @@ func TestARateLimitSpacesAttempts(t *testing.T) {
 	}
 }
 
-func TestATokenThatWouldComeTooLateIsNotWaitedFor(t *testing.T) {
+func TestRateLimit_DoesNotWaitForATokenThatWouldComeTooLate(t *testing.T) {
 	for name, policy := range map[string]fanout.Policy{
 		"longer than MaxWait":   {RateLimit: fanout.RateLimit{PerSecond: 0.1, MaxWait: 9 * time.Second}},
 		"no wait":               {RateLimit: fanout.RateLimit{PerSecond: 100, Burst: 1, MaxWait: -1}},
@@ -60,7 +63,7 @@ func TestATokenThatWouldComeTooLateIsNotWaitedFor(t *testing.T) {
 	}
 }
 
-func TestATokenThatIsNoLongerWaitedForGoesToTheNext(t *testing.T) {
+func TestRateLimit_GivesATokenThatIsNoLongerWaitedForToTheNext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDispatcher(t, with(via("crm", answering(200)), fanout.Policy{RateLimit: fanout.RateLimit{PerSecond: 1, Burst: 1}}))
 		dispatch(t.Context(), d)
@@ -74,7 +77,7 @@ func TestATokenThatIsNoLongerWaitedForGoesToTheNext(t *testing.T) {
 	})
 }
 
-func TestRetriesTakeTokensToo(t *testing.T) {
+func TestRateLimit_RetriesTakeTokensToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDispatcher(t, with(via("crm", answering(500)), fanout.Policy{RateLimit: fanout.RateLimit{PerSecond: 0.5, Burst: 1}}))
 		attempts := dispatch(t.Context(), d)["crm"].Attempts
@@ -82,5 +85,22 @@ func TestRetriesTakeTokensToo(t *testing.T) {
 		for i, a := range attempts[1:] {
 			assert.InDelta(t, 2*time.Second, a.Start.Sub(attempts[i].Start), float64(time.Microsecond))
 		}
+	})
+}
+
+func TestRateLimit_RejectedCallsTakeNoTokens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var sent atomic.Int64
+		d := newDispatcher(t, with(via("crm", func(*http.Request) (*http.Response, error) {
+			sent.Add(1)
+			return answer(200, ""), nil
+		}), fanout.Policy{RateLimit: fanout.RateLimit{PerSecond: 20, Burst: 1, MaxWait: 50 * time.Millisecond}}))
+		var all sync.WaitGroup
+		for range 3000 {
+			all.Go(func() { dispatch(t.Context(), d) })
+			time.Sleep(time.Millisecond)
+		}
+		all.Wait()
+		assert.GreaterOrEqual(t, sent.Load(), int64(55), "of 60")
 	})
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // Every Go snippet in the README stands, line for line, in an example that runs.
-func TestReadmeSnippetsStandInExamplesThatRun(t *testing.T) {
+func TestReadme_SnippetsStandInExamplesThatRun(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
 	require.NoError(t, err)
 	files, err := filepath.Glob("example*_test.go")

@@ -25,18 +25,7 @@ func waits(t *testing.T, target fanout.Target) []time.Duration {
 	return all
 }
 
-func saying(retryAfter string, statuses ...int) wire {
-	next := inTurn(statuses...)
-	return func(*http.Request) (*http.Response, error) {
-		a := answer(next(), "")
-		if a.StatusCode >= 300 {
-			a.Header.Set("Retry-After", retryAfter)
-		}
-		return a, nil
-	}
-}
-
-func TestBackoffGrowsToItsCap(t *testing.T) {
+func TestRetry_BackoffGrowsToItsCap(t *testing.T) {
 	for _, test := range []struct {
 		name  string
 		retry fanout.Retry
@@ -61,7 +50,7 @@ func TestBackoffGrowsToItsCap(t *testing.T) {
 	}
 }
 
-func TestBackoffIsJittered(t *testing.T) {
+func TestRetry_BackoffIsJittered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		seen := map[time.Duration]bool{}
 		for range 20 {
@@ -74,7 +63,34 @@ func TestBackoffIsJittered(t *testing.T) {
 	})
 }
 
-func TestRetryAfterIsWaitedForInFullAndALittleLonger(t *testing.T) {
+func TestRetry_FollowsOnlyTheStatusesOfThePolicy(t *testing.T) {
+	for _, test := range []struct {
+		statuses []int
+		answer   int
+		attempts int
+	}{
+		{nil, 408, 3}, {nil, 425, 3}, {nil, 429, 3}, {nil, 500, 3}, {nil, 502, 3}, {nil, 503, 3}, {nil, 504, 3},
+		{nil, 301, 1}, {nil, 307, 1}, {nil, 400, 1}, {nil, 401, 1}, {nil, 403, 1}, {nil, 404, 1}, {nil, 422, 1}, {nil, 501, 1}, {nil, 505, 1},
+		{[]int{404}, 404, 3}, {[]int{404}, 500, 1}, {[]int{}, 503, 1},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			target := with(via("crm", answering(test.answer)), fanout.Policy{Retry: fanout.Retry{Statuses: test.statuses}})
+			r := dispatch(t.Context(), newDispatcher(t, target))["crm"]
+			assert.Len(t, r.Attempts, test.attempts, "%v %d", test.statuses, test.answer)
+			assert.Equal(t, test.attempts == 1, errors.Is(r.Err(), fanout.ErrNotRetried))
+			assert.Equal(t, test.attempts == 3, errors.Is(r.Err(), fanout.ErrAttemptsExhausted))
+		})
+	}
+}
+
+func TestRetry_OneAttemptMeansNone(t *testing.T) {
+	target := with(via("crm", answering(500)), fanout.Policy{Retry: fanout.Retry{MaxAttempts: 1}})
+	r := dispatch(t.Context(), newDispatcher(t, target))["crm"]
+	assert.Len(t, r.Attempts, 1)
+	require.ErrorIs(t, r.Err(), fanout.ErrAttemptsExhausted)
+}
+
+func TestRetryAfter_IsWaitedForInFullAndALittleLonger(t *testing.T) {
 	inAMinute := func(layout string) func() string {
 		return func() string { return time.Now().Add(time.Minute).UTC().Format(layout) }
 	}
@@ -98,7 +114,7 @@ func TestRetryAfterIsWaitedForInFullAndALittleLonger(t *testing.T) {
 	}
 }
 
-func TestARetryAfterThatSaysNothingLeavesTheBackoffAsItIs(t *testing.T) {
+func TestRetryAfter_ThatSaysNothingLeavesTheBackoffAsItIs(t *testing.T) {
 	for _, value := range []string{"", "0", "-5", "soon", "1.5", "+3", " ", "Fri, 31 Dec 1999 23:59:59 GMT"} {
 		t.Run(value, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -109,7 +125,7 @@ func TestARetryAfterThatSaysNothingLeavesTheBackoffAsItIs(t *testing.T) {
 	}
 }
 
-func TestARetryAfterBeyondTheDeadlineEndsTheDeliveryAtOnceAndIsInTheError(t *testing.T) {
+func TestRetryAfter_BeyondTheDeadlineEndsTheDeliveryAtOnceAndIsInTheError(t *testing.T) {
 	for value, hint := range map[string]time.Duration{
 		"3600":                  time.Hour,
 		"99999999999999999999":  1<<63 - 1,
@@ -134,123 +150,6 @@ func TestARetryAfterBeyondTheDeadlineEndsTheDeliveryAtOnceAndIsInTheError(t *tes
 	}
 }
 
-func TestOnlyTheStatusesOfThePolicyAreRetried(t *testing.T) {
-	for _, test := range []struct {
-		statuses []int
-		answer   int
-		attempts int
-	}{
-		{nil, 408, 3}, {nil, 425, 3}, {nil, 429, 3}, {nil, 500, 3}, {nil, 502, 3}, {nil, 503, 3}, {nil, 504, 3},
-		{nil, 301, 1}, {nil, 307, 1}, {nil, 400, 1}, {nil, 401, 1}, {nil, 403, 1}, {nil, 404, 1}, {nil, 422, 1}, {nil, 501, 1}, {nil, 505, 1},
-		{[]int{404}, 404, 3}, {[]int{404}, 500, 1}, {[]int{}, 503, 1},
-	} {
-		synctest.Test(t, func(t *testing.T) {
-			target := with(via("crm", answering(test.answer)), fanout.Policy{Retry: fanout.Retry{Statuses: test.statuses}})
-			r := dispatch(t.Context(), newDispatcher(t, target))["crm"]
-			assert.Len(t, r.Attempts, test.attempts, "%v %d", test.statuses, test.answer)
-			assert.Equal(t, test.attempts == 1, errors.Is(r.Err(), fanout.ErrNotRetried))
-			assert.Equal(t, test.attempts == 3, errors.Is(r.Err(), fanout.ErrAttemptsExhausted))
-		})
-	}
-}
-
-func TestOneAttemptMeansNoRetries(t *testing.T) {
-	target := with(via("crm", answering(500)), fanout.Policy{Retry: fanout.Retry{MaxAttempts: 1}})
-	r := dispatch(t.Context(), newDispatcher(t, target))["crm"]
-	assert.Len(t, r.Attempts, 1)
-	require.ErrorIs(t, r.Err(), fanout.ErrAttemptsExhausted)
-}
-
-func TestSuccessesRefillTheRetryBudget(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		status := 500
-		d := newDispatcher(t, with(via("crm", func(*http.Request) (*http.Response, error) { return answer(status, ""), nil }),
-			fanout.Policy{Retry: fanout.Retry{MaxAttempts: 2, Budget: 1, BudgetRefill: 0.5}, Breaker: fanout.Breaker{OpenFor: -1}}))
-		attempts := func() int { return len(dispatch(t.Context(), d)["crm"].Attempts) }
-
-		assert.Equal(t, 2, attempts())
-		require.ErrorIs(t, dispatch(t.Context(), d)["crm"].Err(), fanout.ErrRetryBudget)
-		status = 200
-		attempts()
-		status = 500
-		assert.Equal(t, 1, attempts(), "half a token buys nothing")
-		status = 200
-		attempts()
-		status = 500
-		assert.Equal(t, 2, attempts())
-	})
-}
-
-func TestARetryThatIsNotSentCostsNoBudget(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		d := newDispatcher(t, with(via("crm", answering(500)), fanout.Policy{
-			Retry: fanout.Retry{Budget: 1, BudgetRefill: -1}, Breaker: fanout.Breaker{OpenFor: -1},
-		}))
-		for range 5 { // each takes the only token, and is cancelled in its backoff
-			ctx, cancel := context.WithCancel(t.Context())
-			time.AfterFunc(time.Millisecond, cancel)
-			require.ErrorIs(t, dispatch(ctx, d)["crm"].Err(), context.Canceled)
-		}
-		assert.Len(t, dispatch(t.Context(), d)["crm"].Attempts, 2)
-	})
-}
-
-func TestANegativeBudgetIsNone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		d := newDispatcher(t, with(via("crm", answering(500)), fanout.Policy{
-			Retry: fanout.Retry{Budget: -1}, Breaker: fanout.Breaker{OpenFor: -1},
-		}))
-		for range 100 {
-			assert.Len(t, dispatch(t.Context(), d)["crm"].Attempts, 3)
-		}
-	})
-}
-
-func TestStaleCredentialsAreRefreshedOnceAndTheRequestRepeated(t *testing.T) {
-	for _, test := range []struct {
-		name     string
-		statuses []int
-		attempts int
-		renewals int
-	}{
-		{"accepted at last", []int{401, 200}, 2, 1},
-		{"refused again", []int{401}, 2, 1},
-		{"between other failures", []int{500, 401, 500}, 3, 1},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				auth := &renewable{}
-				target := via("crm", answering(test.statuses...))
-				target.Auth = auth
-				r := dispatch(t.Context(), newDispatcher(t, target))["crm"]
-				assert.Len(t, r.Attempts, test.attempts)
-				assert.Equal(t, test.renewals, auth.renewals)
-				assert.Equal(t, test.attempts, auth.uses)
-			})
-		})
-	}
-}
-
-func TestCredentialsThatCannotBeRefreshedEndTheDelivery(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		target := via("crm", answering(401))
-		target.Auth = &renewable{err: errors.New("token endpoint down")}
-		r := dispatch(t.Context(), newDispatcher(t, target))["crm"]
-		assert.Equal(t, fanout.Failed, r.Outcome)
-		require.ErrorIs(t, r.Err(), fanout.ErrAuth)
-		require.ErrorContains(t, r.Err(), "token endpoint down")
-		require.ErrorContains(t, r.Err(), "401 Unauthorized")
-	})
-}
-
-type renewable struct {
-	renewals, uses int
-	err            error
-}
-
-func (r *renewable) Refresh(context.Context, *http.Request) error      { r.renewals++; return r.err }
-func (r *renewable) Authenticate(context.Context, *http.Request) error { r.uses++; return nil }
-
 // Whatever a target writes, the next attempt is neither earlier than it asked
 // for nor after the deadline, and nothing sleeps for ever.
 func FuzzRetryAfter(f *testing.F) {
@@ -272,5 +171,70 @@ func FuzzRetryAfter(f *testing.F) {
 			require.ErrorIs(t, r.Err(), fanout.ErrNoTimeLeft)
 			require.Greater(t, status.RetryAfter, 20*time.Second)
 		})
+	})
+}
+
+func TestRetryBudget_IsRefilledBySuccesses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		status := 500
+		d := newDispatcher(t, with(via("crm", func(*http.Request) (*http.Response, error) { return answer(status, ""), nil }),
+			fanout.Policy{Retry: fanout.Retry{MaxAttempts: 2, Budget: 1, BudgetRefill: 0.5}, Breaker: fanout.Breaker{OpenFor: -1}}))
+		attempts := func() int { return len(dispatch(t.Context(), d)["crm"].Attempts) }
+
+		assert.Equal(t, 2, attempts())
+		require.ErrorIs(t, dispatch(t.Context(), d)["crm"].Err(), fanout.ErrRetryBudget)
+		status = 200
+		attempts()
+		status = 500
+		assert.Equal(t, 1, attempts(), "half a token buys nothing")
+		status = 200
+		attempts()
+		status = 500
+		assert.Equal(t, 2, attempts())
+	})
+}
+
+func TestRetryBudget_IsNotSpentOnARetryThatIsNotSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDispatcher(t, with(via("crm", answering(500)), fanout.Policy{
+			Retry: fanout.Retry{Budget: 1, BudgetRefill: -1}, Breaker: fanout.Breaker{OpenFor: -1},
+		}))
+		for range 5 { // each takes the only token, and is cancelled in its backoff
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(time.Millisecond, cancel)
+			require.ErrorIs(t, dispatch(ctx, d)["crm"].Err(), context.Canceled)
+		}
+		assert.Len(t, dispatch(t.Context(), d)["crm"].Attempts, 2)
+	})
+}
+
+func TestRetryBudget_IsGivenBackWhenARetryPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := with(via("crm", answering(500)), fanout.Policy{
+			Retry: fanout.Retry{Budget: 1, BudgetRefill: -1}, Breaker: fanout.Breaker{OpenFor: -1},
+		})
+		calls := 0
+		target.Auth = fanout.AuthenticatorFunc(func(context.Context, *http.Request) error {
+			if calls++; calls%2 == 0 {
+				panic("token")
+			}
+			return nil
+		})
+		d := newDispatcher(t, target)
+		for range 5 {
+			var panicked *fanout.PanicError
+			require.ErrorAs(t, dispatch(t.Context(), d)["crm"].Err(), &panicked)
+		}
+	})
+}
+
+func TestRetryBudget_NegativeMeansNoBound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDispatcher(t, with(via("crm", answering(500)), fanout.Policy{
+			Retry: fanout.Retry{Budget: -1}, Breaker: fanout.Breaker{OpenFor: -1},
+		}))
+		for range 100 {
+			assert.Len(t, dispatch(t.Context(), d)["crm"].Attempts, 3)
+		}
 	})
 }

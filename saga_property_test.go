@@ -119,27 +119,6 @@ func (s *randomSaga) of(name string) called {
 	return called{}
 }
 
-func TestRandomSagasKeepTheirPromises(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		d := newWith(t, fanout.Config{Defaults: fanout.Policy{
-			Retry: fanout.Retry{MaxAttempts: 1}, Breaker: fanout.Breaker{OpenFor: -1}, Bulkhead: fanout.Bulkhead{MaxConcurrent: -1},
-		}})
-		for i := range uint64(*seeds) {
-			seed := *firstSeed + i
-			s := newRandomSaga(seed)
-			ctx, cancel := context.WithCancel(t.Context())
-			if s.random.IntN(4) == 0 {
-				time.AfterFunc(time.Duration(s.random.IntN(10_000))*time.Millisecond, cancel)
-			}
-			results, err := d.Dispatch(ctx, "order", fanout.ToTargets(s.targets...))
-			cancel()
-			if broken := s.check(results, err); broken != "" {
-				t.Fatalf("%s\nrun it again with: go test -run %s -seed %d -seeds 1\n%v\n%v", broken, t.Name(), seed, s.describe(), results)
-			}
-		}
-	})
-}
-
 func (s *randomSaga) check(results fanout.Results, err error) string {
 	if len(results) != len(s.targets) {
 		return fmt.Sprintf("%d results of %d targets", len(results), len(s.targets))
@@ -210,7 +189,28 @@ func (s *randomSaga) describe() string {
 	return all
 }
 
-func TestARandomSagaIsTheSameForItsSeed(t *testing.T) {
+func TestSaga_KeepsItsPromisesInRandomOrders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newWith(t, fanout.Config{Defaults: fanout.Policy{
+			Retry: fanout.Retry{MaxAttempts: 1}, Breaker: fanout.Breaker{OpenFor: -1}, Bulkhead: fanout.Bulkhead{MaxConcurrent: -1},
+		}})
+		for i := range uint64(*seeds) {
+			seed := *firstSeed + i
+			s := newRandomSaga(seed)
+			ctx, cancel := context.WithCancel(t.Context())
+			if s.random.IntN(4) == 0 {
+				time.AfterFunc(time.Duration(s.random.IntN(10_000))*time.Millisecond, cancel)
+			}
+			results, err := d.Dispatch(ctx, "order", fanout.ToTargets(s.targets...))
+			cancel()
+			if broken := s.check(results, err); broken != "" {
+				t.Fatalf("%s\nrun it again with: go test -run %s -seed %d -seeds 1\n%v\n%v", broken, t.Name(), seed, s.describe(), results)
+			}
+		}
+	})
+}
+
+func TestRandomSaga_IsTheSameForItsSeed(t *testing.T) {
 	first, second := newRandomSaga(7), newRandomSaga(7)
 	require.Equal(t, first.describe(), second.describe())
 }

@@ -3,6 +3,7 @@ package fanout_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"sync"
 	"testing"
@@ -16,49 +17,7 @@ import (
 	"github.com/fanout-go/fanout/fanouttest"
 )
 
-// journal is what happened, in order.
-type journal struct {
-	mu      sync.Mutex
-	entries []string
-}
-
-func (j *journal) add(entry string) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.entries = append(j.entries, entry)
-}
-
-// step is a target that notes that it was called, and then does as told. So is its
-// compensation.
-func (j *journal) step(name string, does, undoes wire) fanout.Target {
-	noting := func(entry string, then wire) wire {
-		return func(r *http.Request) (*http.Response, error) {
-			j.add(entry)
-			return then(r)
-		}
-	}
-	t := via(name, noting(name, does))
-	if undoes != nil {
-		undo := via("", noting("undo "+name, undoes))
-		undo.URL = "https://" + name + ".example/undo"
-		t.Compensate = &undo
-	}
-	return t
-}
-
-func outcomesOf(results fanout.Results) map[string]string {
-	outcomes := map[string]string{}
-	for name, r := range results {
-		outcomes[name] = r.Outcome.String()
-	}
-	return outcomes
-}
-
-func lost(*http.Request) (*http.Response, error) { return nil, errors.New("connection lost") }
-
-var once = fanout.Policy{Retry: fanout.Retry{MaxAttempts: 1}}
-
-func TestASagaThatFailsUndoesWhatWasDoneInReverseOrder(t *testing.T) {
+func TestSaga_ThatFailsUndoesWhatWasDoneInReverseOrder(t *testing.T) {
 	var j journal
 	ok := answering(200)
 	d := newDispatcher(t, j.step("reserve", ok, ok), after(j.step("pay", ok, ok), "reserve"), after(j.step("ship", answering(422), ok), "pay"), after(j.step("notify", ok, nil), "ship"))
@@ -74,7 +33,7 @@ func TestASagaThatFailsUndoesWhatWasDoneInReverseOrder(t *testing.T) {
 	assert.Equal(t, pay.Payload.ID+":pay-compensation.1", pay.Attempts[1].RequestID)
 }
 
-func TestWhatMayHaveBeenDoneIsUndoneToo(t *testing.T) {
+func TestSaga_UndoesWhatMayHaveBeenDoneToo(t *testing.T) {
 	var j journal
 	d := newDispatcher(t, with(j.step("pay", lost, answering(200)), once))
 	results := dispatch(t.Context(), d)
@@ -82,7 +41,7 @@ func TestWhatMayHaveBeenDoneIsUndoneToo(t *testing.T) {
 	require.EqualError(t, results["pay"].Err(), `pay: compensated, as "pay" failed: pay: given up after 1 attempt: connection lost; it may have taken effect`)
 }
 
-func TestWhatWasNeverDoneIsNotUndone(t *testing.T) {
+func TestSaga_DoesNotUndoWhatWasNeverDone(t *testing.T) {
 	var j journal
 	ok := answering(200)
 	d := newDispatcher(t, j.step("refused", answering(400), ok), after(j.step("later", ok, ok), "refused"))
@@ -90,7 +49,7 @@ func TestWhatWasNeverDoneIsNotUndone(t *testing.T) {
 	assert.Equal(t, []string{"refused"}, j.entries)
 }
 
-func TestNoTargetOfAFailedSagaBegins(t *testing.T) {
+func TestSaga_ThatFailedBeginsNoTarget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var j journal
 		ok := answering(200)
@@ -101,7 +60,7 @@ func TestNoTargetOfAFailedSagaBegins(t *testing.T) {
 	})
 }
 
-func TestAnOptionalTargetFailsNoSaga(t *testing.T) {
+func TestSaga_IsNotFailedByAnOptionalTarget(t *testing.T) {
 	var j journal
 	ok := answering(200)
 	results, err := newDispatcher(t, j.step("pay", ok, ok), optional(j.step("survey", answering(400), nil))).Dispatch(t.Context(), "order")
@@ -109,7 +68,9 @@ func TestAnOptionalTargetFailsNoSaga(t *testing.T) {
 	assert.Equal(t, map[string]string{"pay": "delivered", "survey": "failed"}, outcomesOf(results))
 }
 
-func TestIndependentCompensationsRunAtTheSameTimeAndOneThatFailsStopsNone(t *testing.T) {
+var slow400 = delayed(time.Second, answering(400))
+
+func TestSaga_IndependentCompensationsRunAtOnceAndOneThatFailsStopsNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var j journal
 		var dead []string
@@ -129,9 +90,7 @@ func TestIndependentCompensationsRunAtTheSameTimeAndOneThatFailsStopsNone(t *tes
 	})
 }
 
-var slow400 = delayed(time.Second, answering(400))
-
-func TestCompensationsOutliveTheCaller(t *testing.T) {
+func TestSaga_CompensationsOutliveTheCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var j journal
 		d := newDispatcher(t, j.step("pay", answering(200), slow(5*time.Second)), after(j.step("ship", hanging, nil), "pay"))
@@ -144,7 +103,7 @@ func TestCompensationsOutliveTheCaller(t *testing.T) {
 	})
 }
 
-func TestACompensationHasAKeyPolicyAndResultOfItsOwn(t *testing.T) {
+func TestSaga_CompensationHasAKeyPolicyAndResultOfItsOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var keys []string
 		var body []byte
@@ -171,7 +130,7 @@ func TestACompensationHasAKeyPolicyAndResultOfItsOwn(t *testing.T) {
 	})
 }
 
-func TestAfterThePivotTheSagaOnlyGoesForward(t *testing.T) {
+func TestSaga_OnlyGoesForwardAfterThePivot(t *testing.T) {
 	pivot := func(t fanout.Target) fanout.Target {
 		t.Pivot = true
 		return t
@@ -202,7 +161,7 @@ func TestAfterThePivotTheSagaOnlyGoesForward(t *testing.T) {
 	}
 }
 
-func TestWhilePivotIsUnderWayNobodyKnowsWhetherTheSagaHasFailed(t *testing.T) {
+func TestSaga_HasNotFailedWhileItsPivotIsUnderWay(t *testing.T) {
 	for name, test := range map[string]struct {
 		pivot wire
 		want  map[string]string
@@ -222,7 +181,7 @@ func TestWhilePivotIsUnderWayNobodyKnowsWhetherTheSagaHasFailed(t *testing.T) {
 	}
 }
 
-func TestASubmittedSagaReportsEveryStep(t *testing.T) {
+func TestSaga_ReportsEveryTargetWhenSubmitted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var j journal
 		var results fanouttest.Results
@@ -241,7 +200,7 @@ func TestASubmittedSagaReportsEveryStep(t *testing.T) {
 	})
 }
 
-func TestCloseCutsACompensationShortAndNamesIt(t *testing.T) {
+func TestSaga_CompensationCutShortByCloseIsNamed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var j journal
 		d, err := fanout.New(fanout.Config{Targets: []fanout.Target{j.step("a", answering(200), hanging), after(j.step("b", answering(400), nil), "a")}})
@@ -259,7 +218,7 @@ func TestCloseCutsACompensationShortAndNamesIt(t *testing.T) {
 	})
 }
 
-func TestUserCodeThatEndsItsGoroutineStopsNoCompensation(t *testing.T) {
+func TestSaga_CompensationsAreNotStoppedByUserCodeThatEndsItsGoroutine(t *testing.T) {
 	for name, spoiled := range spoilers() {
 		var j journal
 		bad := j.step("a", answering(200), answering(200))
@@ -269,7 +228,7 @@ func TestUserCodeThatEndsItsGoroutineStopsNoCompensation(t *testing.T) {
 	}
 }
 
-func TestACompensationWaitsForAnOpenBreaker(t *testing.T) {
+func TestSaga_CompensationWaitsForAnOpenBreaker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var j journal
 		pay := j.step("pay", answering(200), answering(500, 200))
@@ -277,4 +236,147 @@ func TestACompensationWaitsForAnOpenBreaker(t *testing.T) {
 		d := newDispatcher(t, pay, after(via("ship", answering(400)), "pay"))
 		assert.Equal(t, "compensated", dispatch(t.Context(), d)["pay"].Outcome.String())
 	})
+}
+
+// notebook is what is noted of a saga, by a process that crashes when it has kept so
+// many notes.
+type notebook struct {
+	mu    sync.Mutex
+	steps []fanout.Result
+	left  int
+}
+
+func (n *notebook) round() fanout.Round {
+	return fanout.Round{Past: n.steps, Note: n.note}
+}
+
+func (n *notebook) note(_ context.Context, r fanout.Result) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.left == 0 {
+		return errCrash
+	}
+	n.left--
+	n.steps = append(n.steps, r)
+	return nil
+}
+
+var errCrash = errors.New("crash")
+
+func byTarget(all []fanout.Result, err error) (fanout.Results, error) {
+	results := fanout.Results{}
+	for _, r := range all {
+		results[r.Target] = r
+	}
+	return results, err
+}
+
+func TestSaga_GoesOnFromItsJournalWhereverItCrashed(t *testing.T) {
+	for name, c := range map[string]struct {
+		targets func(*journal) []fanout.Target
+		want    map[string]string
+		calls   map[string]int // of what succeeds: once, but for what could not be noted
+	}{
+		"to its end": {
+			func(j *journal) []fanout.Target {
+				return []fanout.Target{j.step("a", answering(200), answering(200)), after(j.step("b", answering(200), answering(200)), "a"), after(j.step("c", answering(200), nil), "b")}
+			},
+			map[string]string{"a": "delivered", "b": "delivered", "c": "delivered"},
+			map[string]int{"a": 1, "b": 1, "c": 1},
+		},
+		"back to its beginning": {
+			func(j *journal) []fanout.Target {
+				return []fanout.Target{j.step("a", answering(200), answering(200)), after(j.step("b", answering(200), answering(200)), "a"), after(j.step("c", answering(400), nil), "b")}
+			},
+			map[string]string{"a": "compensated", "b": "compensated", "c": "failed"},
+			map[string]int{"a": 1, "b": 1, "undo a": 1, "undo b": 1},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for notes := range 6 {
+				var j journal
+				q := &notingQueue{}
+				var log records
+				d := newWith(t, fanout.Config{Targets: c.targets(&j), Queue: q, Logger: log.logger(slog.LevelWarn)})
+				submit(t, d)
+				kept := &notebook{left: notes}
+				results, err := q.deliver(t.Context(), kept)
+				crashed := err != nil
+				if crashed {
+					require.ErrorIs(t, err, errCrash)
+					kept.left = 100
+					results, err = q.deliver(t.Context(), kept)
+				}
+				require.NoError(t, err)
+				assert.Equal(t, c.want, outcomesOf(results))
+				assert.NotContains(t, log.String(), "hook failed")
+				calls := j.count()
+				again := 0
+				for call, n := range c.calls {
+					again += calls[call] - n
+				}
+				if crashed {
+					assert.LessOrEqual(t, again, 1, "%v: what was not noted is repeated, and nothing else", calls)
+				} else {
+					assert.Zero(t, again, "%v", calls)
+				}
+			}
+		})
+	}
+}
+
+func TestSaga_GoesOnThoughItsTargetsDependOnEachOtherNoMore(t *testing.T) {
+	var j journal
+	q := &notingQueue{}
+	a, b := j.step("a", answering(200), nil), j.step("b", answering(400, 200), nil)
+	accepted := newWith(t, fanout.Config{Targets: []fanout.Target{a, after(b, "a")}, Queue: q})
+	submit(t, accepted)
+	later := &notingQueue{}
+	newWith(t, fanout.Config{Targets: []fanout.Target{a, b}, Queue: later})
+	later.delivery = &fanout.Delivery{Payload: q.delivery.Payload, Targets: q.delivery.Targets, Chained: true}
+	kept := &notebook{left: 100}
+	_, err := later.deliver(t.Context(), kept)
+	require.Error(t, err, "b is left for later")
+	results, err := later.deliver(t.Context(), kept)
+	require.NoError(t, err)
+	assert.Equal(t, map[string]string{"a": "delivered", "b": "delivered"}, outcomesOf(results))
+	assert.Equal(t, 1, j.count()["a"])
+}
+
+func TestSaga_WithAJournalIsSuspendedNotUndoneWhenItsTimeIsOver(t *testing.T) {
+	var j journal
+	q := &notingQueue{}
+	ctx, cancel := context.WithCancel(t.Context())
+	stop := func(ctx context.Context, _ *fanout.Request) (*fanout.Response, error) {
+		cancel()
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	b := fanout.Target{Name: "b", Sender: fanout.SenderFunc(stop), Compensate: &fanout.Target{Sender: fanout.SenderFunc(stop)}}
+	d := newWith(t, fanout.Config{Targets: []fanout.Target{j.step("a", answering(200), answering(200)), after(b, "a")}, Queue: q})
+	submit(t, d)
+	kept := &notebook{left: 100}
+	_, err := q.deliver(ctx, kept)
+	require.ErrorIs(t, err, context.Canceled)
+	assert.Equal(t, map[string]int{"a": 1}, j.count(), "nothing is undone")
+	require.Len(t, kept.steps, 1)
+	assert.Equal(t, "a", kept.steps[0].Target)
+}
+
+func TestSaga_LeavesAFailureWithNoWayBackForAnotherRound(t *testing.T) {
+	var j journal
+	q := &notingQueue{}
+	pay := j.step("pay", answering(200), answering(200))
+	pay.Pivot = true
+	answers := answering(400, 200)
+	d := newWith(t, fanout.Config{Targets: []fanout.Target{pay, after(j.step("ship", answers, nil), "pay")}, Queue: q})
+	submit(t, d)
+	kept := &notebook{left: 100}
+	results, err := q.deliver(t.Context(), kept)
+	require.Error(t, err)
+	assert.Equal(t, map[string]string{"pay": "delivered", "ship": "failed"}, outcomesOf(results))
+	results, err = q.deliver(t.Context(), kept)
+	require.NoError(t, err)
+	assert.Equal(t, map[string]string{"pay": "delivered", "ship": "delivered"}, outcomesOf(results))
+	assert.Equal(t, 1, j.count()["pay"])
 }

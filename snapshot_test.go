@@ -1,13 +1,17 @@
 package fanout_test
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/fanout-go/fanout"
 )
@@ -44,5 +48,44 @@ func TestSnapshot_SaysHowEachTargetIs(t *testing.T) {
 		require.Error(t, d.Close(over))
 		s = d.Snapshot(t.Context())
 		assert.Zero(t, s.Targets[2].InFlight+s.Targets[2].Waiting+int64(s.Targets[2].Backlog.Deliveries), "nothing is left over")
+	})
+}
+
+func TestSnapshot_OfABacklogThatCannotBeReadIsNotEmpty(t *testing.T) {
+	for name, queue := range map[string]fanout.Queue{
+		"blind":         blind{fanout.NewMemoryQueue(fanout.MemoryLimits{})},
+		"blind, within": wrappedQueue{blind{fanout.NewMemoryQueue(fanout.MemoryLimits{})}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			reader := sdkmetric.NewManualReader()
+			var log bytes.Buffer
+			d := newWith(t, fanout.Config{Queue: queue, MeterProvider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)),
+				Targets: []fanout.Target{via("crm", answering(200))}, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+			s := d.Snapshot(t.Context())
+			assert.Equal(t, fanout.ClassOther, s.BacklogError)
+			assert.Nil(t, s.Targets[0].Backlog)
+			assert.Contains(t, log.String(), "database is away")
+
+			var data metricdata.ResourceMetrics
+			require.Error(t, reader.Collect(t.Context(), &data))
+			for _, scope := range data.ScopeMetrics {
+				for _, m := range scope.Metrics {
+					assert.NotEqual(t, "fanout.queue.depth", m.Name, "nothing was seen, which is not none")
+				}
+			}
+		})
+	}
+}
+
+func TestSnapshot_SeesTheBacklogOfAQueueThatAnotherWraps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, err := fanout.New(fanout.Config{Queue: wrappedQueue{fanout.NewMemoryQueue(fanout.MemoryLimits{})}, Targets: []fanout.Target{via("crm", hanging)}})
+		require.NoError(t, err)
+		submit(t, d)
+		synctest.Wait()
+		assert.Equal(t, 1, d.Snapshot(t.Context()).Targets[0].Backlog.Deliveries)
+		over, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.Error(t, d.Close(over))
 	})
 }

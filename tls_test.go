@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -19,12 +18,7 @@ import (
 	"github.com/fanout-go/fanout"
 )
 
-func (a *authority) writeCA(t *testing.T, file string) {
-	t.Helper()
-	require.NoError(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.certificate.Raw}), 0o600))
-}
-
-func TestAClientCertificateIsReloadedWithoutDroppingAnything(t *testing.T) {
+func TestTLS_ClientCertificateIsReloadedWithoutDroppingAnything(t *testing.T) {
 	a, dir := newAuthority(t), t.TempDir()
 	files := &fanout.TLS{CertFile: filepath.Join(dir, "client.pem"), KeyFile: filepath.Join(dir, "client.key"), CAFile: filepath.Join(dir, "ca.pem")}
 	a.writeCA(t, files.CAFile)
@@ -59,7 +53,7 @@ func TestAClientCertificateIsReloadedWithoutDroppingAnything(t *testing.T) {
 	assert.Equal(t, "second", <-callers)
 }
 
-func TestAnOldTLSIsRefused(t *testing.T) {
+func TestTLS_OldVersionIsRefused(t *testing.T) {
 	a, dir := newAuthority(t), t.TempDir()
 	ca := filepath.Join(dir, "ca.pem")
 	a.writeCA(t, ca)
@@ -74,7 +68,7 @@ func TestAnOldTLSIsRefused(t *testing.T) {
 	require.Error(t, dispatch(t.Context(), d)["crm"].Err())
 }
 
-func TestPrepareCannotTakeATargetOutOfItsTLS(t *testing.T) {
+func TestTLS_CannotBeTurnedOffByPrepare(t *testing.T) {
 	target := fanout.Target{Name: "crm", URL: "https://crm.example", TLS: &fanout.TLS{}, Prepare: func(_ context.Context, r *fanout.Request) error {
 		r.URL.Scheme = "http"
 		return nil
@@ -84,7 +78,7 @@ func TestPrepareCannotTakeATargetOutOfItsTLS(t *testing.T) {
 	require.ErrorContains(t, r.Err(), "the target has TLS, and the URL's scheme is http")
 }
 
-func TestACertificateThatATargetRefusesIsNotTriedAgain(t *testing.T) {
+func TestTLS_ClientCertificateThatATargetRefusesIsNotTriedAgain(t *testing.T) {
 	a, stranger, dir := newAuthority(t), newAuthority(t), t.TempDir()
 	ca, cert, key := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "c.pem"), filepath.Join(dir, "c.key")
 	a.writeCA(t, ca)
@@ -119,7 +113,7 @@ func TestACertificateThatATargetRefusesIsNotTriedAgain(t *testing.T) {
 	}
 }
 
-func TestFilesThatCannotBeUsedAreRefusedByField(t *testing.T) {
+func TestTLS_FilesThatCannotBeUsedAreRefusedByField(t *testing.T) {
 	a, dir := newAuthority(t), t.TempDir()
 	cert, key, junk := filepath.Join(dir, "c.pem"), filepath.Join(dir, "c.key"), filepath.Join(dir, "junk")
 	a.writeClient(t, "client", cert, key)

@@ -13,7 +13,7 @@ import (
 	"github.com/fanout-go/fanout/fanouttest"
 )
 
-func TestEnoughReturnsEarlyAndCutsTheRestShort(t *testing.T) {
+func TestQuorum_ReturnsEarlyAndCutsTheRestShort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDispatcher(t, via("quick", slow(time.Second)), via("second", slow(2*time.Second)), via("slow", hanging), via("no", answering(400)))
 		began := time.Now()
@@ -31,7 +31,7 @@ func TestEnoughReturnsEarlyAndCutsTheRestShort(t *testing.T) {
 	})
 }
 
-func TestIfThereCannotBeEnoughAllAreWaitedFor(t *testing.T) {
+func TestQuorum_ThatCannotBeReachedWaitsForAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDispatcher(t, via("a", answering(200)), via("b", answering(400)), optional(via("c", delayed(time.Second, answering(403)))))
 		results, err := d.Dispatch(t.Context(), "hello", fanout.Quorum(2))
@@ -40,13 +40,41 @@ func TestIfThereCannotBeEnoughAllAreWaitedFor(t *testing.T) {
 	})
 }
 
-func TestAnyOneIsEnough(t *testing.T) {
+func TestQuorum_OfOneIsReachedByAnyTarget(t *testing.T) {
 	d := newDispatcher(t, via("a", answering(500)), via("b", answering(200)))
 	_, err := d.Dispatch(t.Context(), "hello", fanout.Quorum(1))
 	require.NoError(t, err)
 }
 
-func TestTheRestCanBeLeftToFinish(t *testing.T) {
+func TestQuorum_WaitEndsOnTheCallersCancel(t *testing.T) {
+	for name, option := range map[string]fanout.DispatchOption{"cut": fanout.Quorum(1), "leave": fanout.QuorumLeaveRest(1)} {
+		synctest.Test(t, func(t *testing.T) {
+			d := newDispatcher(t, via("a", hanging), via("b", hanging))
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			began := time.Now()
+			_, err := d.Dispatch(ctx, "hello", option)
+			require.ErrorIs(t, err, context.DeadlineExceeded, name)
+			assert.Equal(t, time.Second, time.Since(began), name)
+		})
+	}
+}
+
+func TestQuorum_ThatCannotBeIsRefused(t *testing.T) {
+	d := newDispatcher(t, via("a", answering(200)), via("b", answering(200)))
+	for want, options := range map[string][]fanout.DispatchOption{
+		"Quorum: 3 of 2 targets":  {fanout.Quorum(3)},
+		"Quorum: -1 of 2 targets": {fanout.Quorum(-1)},
+		"Quorum: 2 of 1 targets":  {fanout.To("a"), fanout.Quorum(2)},
+		"Quorum: given twice":     {fanout.Quorum(1), fanout.QuorumLeaveRest(1)},
+		"depend on each other":    {fanout.ToTargets(via("x", answering(200)), after(via("y", answering(200)), "x")), fanout.Quorum(1)},
+	} {
+		_, err := d.Dispatch(t.Context(), "hello", options...)
+		require.ErrorContains(t, err, want)
+	}
+}
+
+func TestQuorumLeaveRest_LetsTheRestFinish(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var later fanouttest.Results
 		var dead []string
@@ -78,35 +106,7 @@ func TestTheRestCanBeLeftToFinish(t *testing.T) {
 	})
 }
 
-func TestTheCallersCancelEndsWhatIsNotYetEnough(t *testing.T) {
-	for name, option := range map[string]fanout.DispatchOption{"cut": fanout.Quorum(1), "leave": fanout.QuorumLeaveRest(1)} {
-		synctest.Test(t, func(t *testing.T) {
-			d := newDispatcher(t, via("a", hanging), via("b", hanging))
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			defer cancel()
-			began := time.Now()
-			_, err := d.Dispatch(ctx, "hello", option)
-			require.ErrorIs(t, err, context.DeadlineExceeded, name)
-			assert.Equal(t, time.Second, time.Since(began), name)
-		})
-	}
-}
-
-func TestEnoughThatCannotBeMeantIsRefused(t *testing.T) {
-	d := newDispatcher(t, via("a", answering(200)), via("b", answering(200)))
-	for want, options := range map[string][]fanout.DispatchOption{
-		"Quorum: 3 of 2 targets":  {fanout.Quorum(3)},
-		"Quorum: -1 of 2 targets": {fanout.Quorum(-1)},
-		"Quorum: 2 of 1 targets":  {fanout.To("a"), fanout.Quorum(2)},
-		"Quorum: given twice":     {fanout.Quorum(1), fanout.QuorumLeaveRest(1)},
-		"depend on each other":    {fanout.ToTargets(via("x", answering(200)), after(via("y", answering(200)), "x")), fanout.Quorum(1)},
-	} {
-		_, err := d.Dispatch(t.Context(), "hello", options...)
-		require.ErrorContains(t, err, want)
-	}
-}
-
-func TestCloseCutsShortWhatWasLeftToFinish(t *testing.T) {
+func TestQuorumLeaveRest_IsCutShortByClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var dead []string
 		d, err := fanout.New(fanout.Config{

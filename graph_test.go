@@ -2,7 +2,6 @@ package fanout_test
 
 import (
 	"context"
-	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -15,17 +14,7 @@ import (
 	"github.com/fanout-go/fanout/fanouttest"
 )
 
-func after(t fanout.Target, names ...string) fanout.Target {
-	t.After = names
-	return t
-}
-
-func optional(t fanout.Target) fanout.Target {
-	t.Optional = true
-	return t
-}
-
-func TestATargetBeginsWhenThoseItComesAfterHaveSucceeded(t *testing.T) {
+func TestGraph_TargetBeginsWhenThoseBeforeItHaveSucceeded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		// a and b begin at once, c after a, d after b and c.
 		d := newDispatcher(t,
@@ -43,7 +32,7 @@ func TestATargetBeginsWhenThoseItComesAfterHaveSucceeded(t *testing.T) {
 	})
 }
 
-func TestWhatComesAfterAFailureIsSkippedAndSaysOnWhom(t *testing.T) {
+func TestGraph_TargetAfterAFailureIsSkippedAndNamesIt(t *testing.T) {
 	d := newDispatcher(t, via("payment", answering(402)), after(via("receipt", answering(200)), "payment"), after(via("survey", answering(200)), "receipt"), via("log", answering(200)))
 	results, err := d.Dispatch(t.Context(), "hello")
 	require.Error(t, err)
@@ -57,24 +46,7 @@ func TestWhatComesAfterAFailureIsSkippedAndSaysOnWhom(t *testing.T) {
 	assert.Empty(t, results["receipt"].Attempts)
 }
 
-func TestPrepareSeesTheResultsOfThoseItComesAfter(t *testing.T) {
-	var body []byte
-	receipt := after(sending("receipt", func(_ context.Context, r *fanout.Request) (*fanout.Response, error) {
-		body = r.Body
-		return nil, nil
-	}), "payment")
-	receipt.Prepare = func(_ context.Context, r *fanout.Request) error {
-		payment, err := fanout.Decode[struct{ ID string }](r.Earlier["payment"])
-		r.Body = []byte("paid with " + payment.ID)
-		return err
-	}
-	d := newDispatcher(t, receipt, via("other", answering(200)), via("payment", func(*http.Request) (*http.Response, error) { return answer(201, `{"id":"p-1"}`), nil }))
-	_, err := d.Dispatch(t.Context(), "hello")
-	require.NoError(t, err)
-	assert.Equal(t, "paid with p-1", string(body))
-}
-
-func TestAnOrderThatCannotBeKeptIsRefusedBeforeAnythingIsSent(t *testing.T) {
+func TestGraph_ThatCannotBeIsRefusedBeforeAnythingIsSent(t *testing.T) {
 	for name, test := range map[string]struct {
 		targets []fanout.Target
 		want    string
@@ -98,7 +70,7 @@ func TestAnOrderThatCannotBeKeptIsRefusedBeforeAnythingIsSent(t *testing.T) {
 	}
 }
 
-func TestATargetThatOthersComeAfterCannotJustGoAway(t *testing.T) {
+func TestGraph_TargetThatOthersComeAfterCannotBeLeftOut(t *testing.T) {
 	d := newDispatcher(t, via("a", answering(200)), after(via("b", answering(200)), "a"))
 	_, err := d.Dispatch(t.Context(), "hello", fanout.To("b"))
 	require.ErrorContains(t, err, `no target "a" in this dispatch`)
@@ -111,7 +83,7 @@ func TestATargetThatOthersComeAfterCannotJustGoAway(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestTheCallersCancelEndsAChain(t *testing.T) {
+func TestGraph_EndsOnTheCallersCancel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDispatcher(t, via("a", slow(time.Second)), after(via("b", slow(time.Second)), "a"), after(via("c", slow(time.Second)), "b"))
 		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
@@ -125,7 +97,7 @@ func TestTheCallersCancelEndsAChain(t *testing.T) {
 	})
 }
 
-func TestASubmittedChainKeepsItsOrder(t *testing.T) {
+func TestGraph_KeepsItsOrderWhenSubmitted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var results fanouttest.Results
 		d := newWith(t, fanout.Config{OnResult: results.OnResult, Targets: []fanout.Target{after(via("b", answering(200)), "a"), via("a", slow(time.Second)), after(via("c", answering(200)), "no"), via("no", answering(400))}})
@@ -139,7 +111,7 @@ func TestASubmittedChainKeepsItsOrder(t *testing.T) {
 	})
 }
 
-func TestAChainThatCloseCutsShortIsNamed(t *testing.T) {
+func TestGraph_CutShortByCloseIsNamed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, err := fanout.New(fanout.Config{
 			Targets: []fanout.Target{via("a", answering(200)), after(via("b", hanging), "a"), after(via("c", answering(200)), "b")},
@@ -160,7 +132,7 @@ func TestAChainThatCloseCutsShortIsNamed(t *testing.T) {
 	})
 }
 
-func TestUserCodeThatEndsItsGoroutineHoldsUpNoChain(t *testing.T) {
+func TestGraph_IsNotHeldUpByUserCodeThatEndsItsGoroutine(t *testing.T) {
 	for name, spoiled := range spoilers() {
 		results := dispatch(t.Context(), newDispatcher(t, spoiled, after(via("next", answering(200)), spoiled.Name), via("other", answering(200))))
 		assert.Equal(t, fanout.Skipped, results["next"].Outcome, name)

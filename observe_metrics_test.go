@@ -10,62 +10,13 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.opentelemetry.io/otel/attribute"
-	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/fanout-go/fanout"
 	"github.com/fanout-go/fanout/fanouttest"
 )
 
-// meter reads what a dispatcher has measured.
-type meter struct {
-	reader   *sdkmetric.ManualReader
-	provider *sdkmetric.MeterProvider
-}
-
-func newMeter() meter {
-	reader := sdkmetric.NewManualReader()
-	return meter{reader, sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))}
-}
-
-// read returns every series by its name and attributes: a value, or how many
-// were recorded.
-func (m meter) read(t *testing.T) map[string]float64 {
-	t.Helper()
-	var data metricdata.ResourceMetrics
-	require.NoError(t, m.reader.Collect(t.Context(), &data))
-	all := map[string]float64{}
-	for _, scope := range data.ScopeMetrics {
-		for _, metric := range scope.Metrics {
-			switch points := metric.Data.(type) {
-			case metricdata.Sum[int64]:
-				for _, p := range points.DataPoints {
-					all[seriesName(metric.Name, p.Attributes)] = float64(p.Value)
-				}
-			case metricdata.Gauge[int64]:
-				for _, p := range points.DataPoints {
-					all[seriesName(metric.Name, p.Attributes)] = float64(p.Value)
-				}
-			case metricdata.Gauge[float64]:
-				for _, p := range points.DataPoints {
-					all[seriesName(metric.Name, p.Attributes)] = p.Value
-				}
-			case metricdata.Histogram[float64]:
-				for _, p := range points.DataPoints {
-					all[seriesName(metric.Name, p.Attributes)] = float64(p.Count)
-				}
-			}
-		}
-	}
-	return all
-}
-
-func seriesName(name string, attributes attribute.Set) string {
-	return fmt.Sprintf("%s{%s}", name, attributes.Encoded(attribute.DefaultEncoder()))
-}
-
-func TestDeliveriesAndAttemptsAreCounted(t *testing.T) {
+func TestMetrics_CountDeliveriesAndAttempts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		measured := newMeter()
 		d := newWith(t, fanout.Config{MeterProvider: measured.provider, Targets: []fanout.Target{
@@ -102,7 +53,7 @@ func httpOf(target string, status int) string {
 	return fmt.Sprintf("http.request.method=POST,http.response.status_code=%d,server.address=%s.example,server.port=443", status, target)
 }
 
-func TestTheRequestDurationHasTheConventionsBuckets(t *testing.T) {
+func TestMetrics_RequestDurationHasTheConventionsBuckets(t *testing.T) {
 	measured := newMeter()
 	dispatch(t.Context(), newWith(t, fanout.Config{MeterProvider: measured.provider, Targets: []fanout.Target{via("crm", answering(200))}}))
 	var data metricdata.ResourceMetrics
@@ -117,7 +68,7 @@ func TestTheRequestDurationHasTheConventionsBuckets(t *testing.T) {
 	require.Fail(t, "not measured")
 }
 
-func TestTheBreakerAndTheBudgetAreMeasured(t *testing.T) {
+func TestMetrics_TellTheBreakerAndTheBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		measured := newMeter()
 		down := with(via("crm", answering(500)), fanout.Policy{
@@ -135,7 +86,7 @@ func TestTheBreakerAndTheBudgetAreMeasured(t *testing.T) {
 	})
 }
 
-func TestTheQueueIsMeasured(t *testing.T) {
+func TestMetrics_TellTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		measured := newMeter()
 		d, err := fanout.New(fanout.Config{
@@ -170,7 +121,7 @@ func TestTheQueueIsMeasured(t *testing.T) {
 	})
 }
 
-func TestWhatEndsWhileClosingIsDrained(t *testing.T) {
+func TestMetrics_CountWhatEndsWhileClosingAsDrained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		measured := newMeter()
 		d, err := fanout.New(fanout.Config{MeterProvider: measured.provider, Targets: []fanout.Target{via("crm", slow(time.Second))}})
@@ -181,7 +132,7 @@ func TestWhatEndsWhileClosingIsDrained(t *testing.T) {
 	})
 }
 
-func TestTargetsBeyondAThousandAndThoseInACallShareTheirSeries(t *testing.T) {
+func TestMetrics_OfTargetsBeyondAThousandAndThoseInACallShareTheirSeries(t *testing.T) {
 	measured := newMeter()
 	var results fanouttest.Results
 	d := newWith(t, fanout.Config{MeterProvider: measured.provider, OnResult: results.OnResult})
@@ -203,7 +154,7 @@ func TestTargetsBeyondAThousandAndThoseInACallShareTheirSeries(t *testing.T) {
 	assert.Contains(t, measured.read(t), "fanout.deliveries{fanout.outcome=delivered,fanout.target=late}", "a series was free again")
 }
 
-func TestMetersAreLeftAloneAfterClose(t *testing.T) {
+func TestMetrics_EndWithClose(t *testing.T) {
 	measured := newMeter()
 	d, err := fanout.New(fanout.Config{MeterProvider: measured.provider, Targets: []fanout.Target{via("crm", answering(200))}})
 	require.NoError(t, err)

@@ -10,68 +10,17 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/baggage"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
-	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/fanout-go/fanout"
 	"github.com/fanout-go/fanout/fanouttest"
 )
 
-// spans is what a dispatcher's tracer has made.
-type spans struct {
-	*tracetest.InMemoryExporter
-	provider *sdktrace.TracerProvider
-}
-
-func newSpans(t *testing.T) spans {
-	t.Helper()
-	exporter := tracetest.NewInMemoryExporter()
-	provider := sdktrace.NewTracerProvider(sdktrace.WithSyncer(exporter))
-	t.Cleanup(func() { _ = provider.Shutdown(context.Background()) })
-	return spans{exporter, provider}
-}
-
-// children are the ended spans under a parent, in the order they were begun.
-func (s spans) children(parent trace.SpanContext) []tracetest.SpanStub {
-	var found []tracetest.SpanStub
-	for _, span := range s.GetSpans() {
-		if span.Parent.SpanID() != parent.SpanID() {
-			continue
-		}
-		at := len(found)
-		for at > 0 && span.StartTime.Before(found[at-1].StartTime) {
-			at--
-		}
-		found = append(found[:at], append([]tracetest.SpanStub{span}, found[at:]...)...)
-	}
-	return found
-}
-
-func (s spans) named(t *testing.T, name string) tracetest.SpanStub {
-	t.Helper()
-	for _, span := range s.GetSpans() {
-		if span.Name == name {
-			return span
-		}
-	}
-	require.Fail(t, "no such span", name)
-	return tracetest.SpanStub{}
-}
-
-func attributesOf(attributes []attribute.KeyValue) map[string]any {
-	all := make(map[string]any, len(attributes))
-	for _, a := range attributes {
-		all[string(a.Key)] = a.Value.AsInterface()
-	}
-	return all
-}
-
-func TestADispatchWithARetryMakesATreeOfSpansByTheConventions(t *testing.T) {
+func TestSpans_OfADispatchWithARetryAreATreeByTheConventions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		recorded := newSpans(t)
 		crm := via("crm", answering(503, 201))
@@ -130,7 +79,7 @@ func TestADispatchWithARetryMakesATreeOfSpansByTheConventions(t *testing.T) {
 	})
 }
 
-func TestTheErrorTypeOfAnAttemptFollowsTheConventions(t *testing.T) {
+func TestSpans_ErrorTypeOfAnAttemptFollowsTheConventions(t *testing.T) {
 	once := fanout.Policy{Retry: fanout.Retry{MaxAttempts: 1}, AttemptTimeout: time.Second}
 	for name, test := range map[string]struct {
 		send      wire
@@ -167,7 +116,7 @@ func TestTheErrorTypeOfAnAttemptFollowsTheConventions(t *testing.T) {
 	}
 }
 
-func TestTheCallersCancelIsNoErrorInAnySpan(t *testing.T) {
+func TestSpans_CallersCancelIsNoError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		recorded := newSpans(t)
 		d := newWith(t, fanout.Config{Targets: []fanout.Target{via("crm", hanging)}, TracerProvider: recorded.provider})
@@ -182,7 +131,7 @@ func TestTheCallersCancelIsNoErrorInAnySpan(t *testing.T) {
 	})
 }
 
-func TestWaitsAreEventsOfTheDeliverysSpan(t *testing.T) {
+func TestSpans_WaitsAreEventsOfTheDeliverys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		recorded := newSpans(t)
 		d := newWith(t, fanout.Config{TracerProvider: recorded.provider, Targets: []fanout.Target{
@@ -206,7 +155,7 @@ func TestWaitsAreEventsOfTheDeliverysSpan(t *testing.T) {
 	})
 }
 
-func TestSubmittedWorkLinksToTheRequestsSpan(t *testing.T) {
+func TestSpans_OfWhatIsSubmittedLinkToTheRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		recorded := newSpans(t)
 		var results fanouttest.Results
@@ -227,7 +176,7 @@ func TestSubmittedWorkLinksToTheRequestsSpan(t *testing.T) {
 	})
 }
 
-func TestTargetsGetTheAttemptsTraceContextAndNoBaggage(t *testing.T) {
+func TestSpans_TargetsGetTheAttemptsTraceContextAndNoBaggage(t *testing.T) {
 	both := propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})
 	for name, test := range map[string]struct {
 		config  fanout.Config
@@ -257,7 +206,7 @@ func TestTargetsGetTheAttemptsTraceContextAndNoBaggage(t *testing.T) {
 	}
 }
 
-func TestSendersAndPreparesFindTheirSpanInTheContext(t *testing.T) {
+func TestSpans_AreInTheContextOfSendersAndPrepare(t *testing.T) {
 	recorded := newSpans(t)
 	target := sending("ledger", func(ctx context.Context, _ *fanout.Request) (*fanout.Response, error) {
 		_, span := recorded.provider.Tracer("sdk").Start(ctx, "rpc")
@@ -276,7 +225,7 @@ func TestSendersAndPreparesFindTheirSpanInTheContext(t *testing.T) {
 	assert.Equal(t, delivery.SpanContext.SpanID(), recorded.named(t, "look up").Parent.SpanID())
 }
 
-func TestEverySpanEndsThoughUserCodePanics(t *testing.T) {
+func TestSpans_EndThoughUserCodePanics(t *testing.T) {
 	for name, spoil := range map[string]func(*fanout.Target){
 		"Auth": func(t *fanout.Target) {
 			t.Auth = fanout.AuthenticatorFunc(func(context.Context, *http.Request) error { panic("auth") })

@@ -1,0 +1,108 @@
+package fanout_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/cloudevent"
+	"github.com/fanout-go/fanout/fanouttest"
+)
+
+type explosive struct{}
+
+func (explosive) MarshalJSON() ([]byte, error) { panic("no JSON of me") }
+
+func TestPayload_ThatPanicsWhenEncodedIsRefused(t *testing.T) {
+	d := newDispatcher(t, via("crm", answering(200)))
+	_, err := d.Dispatch(t.Context(), explosive{})
+	require.ErrorIs(t, err, fanout.ErrInvalid)
+	require.ErrorContains(t, err, "fanout: Payload.Value: panic: no JSON of me (")
+	require.ErrorContains(t, err, "explosive.MarshalJSON:")
+}
+
+func TestPayload_ChangedAfterwardsChangesNothing(t *testing.T) {
+	var seen []string
+	body, header := []byte("first"), http.Header{"X-A": {"first"}}
+	target := sending("ledger", func(_ context.Context, r *fanout.Request) (*fanout.Response, error) {
+		copy(body, "later")
+		header.Set("X-A", "later")
+		seen = append(seen, string(r.Body), r.Header.Get("X-A"))
+		return nil, nil
+	})
+	_, err := newDispatcher(t, target).Dispatch(t.Context(), fanout.Payload{Body: body, ContentType: "text/plain", Header: header})
+	require.NoError(t, err)
+	assert.Equal(t, []string{"first", "first"}, seen)
+}
+
+func TestPayload_IDNamesTheDispatchAndItsKeys(t *testing.T) {
+	sender := fanouttest.NewSender()
+	d := newWith(t, fanout.Config{Targets: []fanout.Target{sender.Target("ledger")}})
+	for range 2 {
+		results, err := d.Dispatch(t.Context(), fanout.Payload{ID: "order-42", Value: "entry"})
+		require.NoError(t, err)
+		assert.Equal(t, "order-42", results["ledger"].Payload.ID)
+	}
+	for _, r := range sender.Requests() {
+		assert.Equal(t, "order-42:ledger", r.Key)
+		assert.Equal(t, "order-42", r.Payload.CorrelationID)
+	}
+}
+
+func TestPayload_IDThatCannotBeKeptIsRefused(t *testing.T) {
+	d := newWith(t, fanout.Config{Targets: []fanout.Target{fanouttest.NewSender().Target("ledger")}})
+	_, err := d.Submit(t.Context(), fanout.Payload{ID: "a b", Value: "entry"})
+	require.ErrorIs(t, err, fanout.ErrInvalid)
+	require.EqualError(t, err, "fanout: Payload.ID: must be 1 to 100 letters, digits and characters of -._~:/+=@")
+}
+
+func TestPayload_CloudEventIsNotSentAsAValue(t *testing.T) {
+	_, err := newDispatcher(t, via("crm", answering(200))).Dispatch(t.Context(), cloudevent.Event{Source: "/shop", Type: "x"})
+	require.EqualError(t, err, "fanout: Payload: a CloudEvent: send what its Binary or Structured returns")
+}
+
+func TestPayload_OfAnyLengthIsSentIfNothingBoundsIt(t *testing.T) {
+	long := strings.Repeat("x", 17<<20)
+	_, err := newDispatcher(t, via("crm", answering(200))).Dispatch(t.Context(), long)
+	require.ErrorContains(t, err, "limit 16777216")
+	_, err = newWith(t, fanout.Config{MaxPayloadBytes: -1, Targets: []fanout.Target{via("crm", answering(200))}}).Dispatch(t.Context(), long)
+	require.NoError(t, err)
+}
+
+func TestPayload_IsValidatedBeforeAnythingIsSent(t *testing.T) {
+	noCard := func(_ context.Context, s *fanout.Payload) error {
+		if strings.Contains(string(s.Body), "card") {
+			return errors.New("has a card number")
+		}
+		return nil
+	}
+	strict := via("strict", answering(200))
+	strict.Validate = noCard
+	for name, test := range map[string]struct {
+		config fanout.Config
+		want   string
+	}{
+		"for all":    {fanout.Config{Validate: noCard}, "fanout: Payload: refused: has a card number"},
+		"for one":    {fanout.Config{Targets: []fanout.Target{strict}}, `fanout: target "strict": Payload: refused: has a card number`},
+		"its length": {fanout.Config{MaxPayloadBytes: 10}, "fanout: Payload.Body: too large: 15 bytes, limit 10"},
+		"a panic": {fanout.Config{Validate: func(context.Context, *fanout.Payload) error { panic("oops") }},
+			"fanout: Payload: refused: panic: oops"},
+	} {
+		j := &journal{}
+		test.config.Targets = append(test.config.Targets, j.step("crm", answering(200), nil))
+		d := newWith(t, test.config)
+		results, err := d.Dispatch(t.Context(), map[string]string{"card": "4711"})
+		require.ErrorIs(t, err, fanout.ErrInvalid, name)
+		require.ErrorContains(t, err, test.want, name)
+		assert.Equal(t, fanout.Rejected, results["crm"].Outcome, name)
+		_, err = d.Submit(t.Context(), map[string]string{"card": "4711"})
+		require.ErrorContains(t, err, test.want, name)
+		assert.Empty(t, j.entries, name)
+	}
+}

@@ -1,0 +1,61 @@
+package fanout_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/fanouttest"
+)
+
+func TestQueue_ThatDoesNotKnowAnOptionRefusesIt(t *testing.T) {
+	sender := fanouttest.NewSender()
+	d := newWith(t, fanout.Config{Targets: []fanout.Target{sender.Target("ledger")}})
+	_, err := d.Submit(t.Context(), "entry", fanout.ForQueue(fanout.QueueOption{Name: "InOrder", Value: "k"}))
+	require.ErrorIs(t, err, fanout.ErrInvalid)
+	require.EqualError(t, err, "fanout: InOrder: this queue does not know the option")
+	assert.Zero(t, sender.Count())
+}
+
+func TestQueue_GivenADeliveryThatIsNotWholeSaysSo(t *testing.T) {
+	q := fanout.NewMemoryQueue(fanout.MemoryLimits{})
+	newWith(t, fanout.Config{Queue: q, Targets: []fanout.Target{via("crm", answering(200))}})
+	for name, deliveries := range map[string][]fanout.Delivery{
+		"no payload": {{Targets: []string{"crm"}}},
+		"no target":  {{Payload: &fanout.Payload{ID: "o-1"}}},
+		"the zero":   {{}},
+	} {
+		require.ErrorIs(t, q.Submit(t.Context(), deliveries), fanout.ErrInvalid, name)
+	}
+	require.NoError(t, q.Submit(t.Context(), nil))
+}
+
+func TestWorker_GivenADeliveryThatIsNotWholeDoesNotPanic(t *testing.T) {
+	q := &notingQueue{}
+	var told []string
+	newWith(t, fanout.Config{Queue: q, Targets: []fanout.Target{via("crm", answering(200))},
+		OnDeadLetter: func(_ context.Context, r fanout.Result) { told = append(told, r.Target) }})
+	results, err := q.worker.Deliver(t.Context(), &fanout.Delivery{Targets: []string{"crm"}}, fanout.Round{})
+	require.NoError(t, err)
+	require.Len(t, results, 1)
+	assert.Equal(t, fanout.Rejected, results[0].Outcome)
+	q.worker.Done(t.Context(), results[0])
+	assert.Equal(t, []string{"crm"}, told)
+	results, err = q.worker.Deliver(t.Context(), &fanout.Delivery{}, fanout.Round{})
+	require.NoError(t, err)
+	assert.Empty(t, results)
+}
+
+func TestWorker_MakesAPayloadWholeThatAQueueHasMadeAgain(t *testing.T) {
+	q := &notingQueue{}
+	sender := fanouttest.NewSender()
+	newWith(t, fanout.Config{Queue: q, Targets: []fanout.Target{sender.Target("ledger")}})
+	_, err := q.worker.Deliver(t.Context(), &fanout.Delivery{Payload: &fanout.Payload{ID: "o-1"}, Targets: []string{"ledger"}}, fanout.Round{})
+	require.NoError(t, err)
+	require.Len(t, sender.Requests(), 1)
+	assert.Equal(t, "o-1:ledger", sender.Requests()[0].Key)
+	assert.Equal(t, "o-1", sender.Requests()[0].Payload.CorrelationID)
+}
