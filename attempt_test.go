@@ -11,12 +11,14 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/fanouttest"
 )
 
 func TestVerdict_TellsHowFarARequestCame(t *testing.T) {
@@ -59,7 +61,7 @@ func TestVerdict_TellsHowFarARequestCame(t *testing.T) {
 
 func TestVerdict_OnAStatusThatIsNoneIsUnknown(t *testing.T) {
 	target := peer(t, func(string) string { return "HTTP/1.1 000 OK\r\nContent-Length: 0\r\n\r\n" })
-	assert.Equal(t, fanout.Unknown, to(t, target, keyed).Outcome)
+	assert.Equal(t, fanout.Unknown, deliverTo(t, target, keyed).Outcome)
 }
 
 func TestVerdict_OnAnAnswerThatIsCutOffIsUnknown(t *testing.T) {
@@ -75,7 +77,7 @@ func TestVerdict_OnAnAnswerThatIsCutOffIsUnknown(t *testing.T) {
 }
 
 func TestVerdict_OnAConflictOverAKeyIsUnknown(t *testing.T) {
-	assert.Equal(t, fanout.Unknown, to(t, via("crm", answering(409)), keyed).Outcome)
+	assert.Equal(t, fanout.Unknown, deliverTo(t, via("crm", answering(409)), keyed).Outcome)
 }
 
 func TestVerdict_OnlyTheSenderSaysThatNothingWasSent(t *testing.T) {
@@ -84,27 +86,29 @@ func TestVerdict_OnlyTheSenderSaysThatNothingWasSent(t *testing.T) {
 		"DNS":         &net.DNSError{Err: "no such host"},
 		"certificate": &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}},
 	} {
-		r := to(t, senderOf(nil, fmt.Errorf("second step: %w", err)), unkeyed)
+		r := deliverTo(t, senderOf(nil, fmt.Errorf("second step: %w", err)), unkeyed)
 		assert.Equal(t, fanout.Unknown, r.Outcome, name)
 		assert.Len(t, r.Attempts, 1)
 	}
 }
 
 func TestVerdict_OnADispatchWithinASenderIsUnknown(t *testing.T) {
-	inner := newDispatcher(t, senderOf(nil, fanout.NotSent(errors.New("refused"))), sending("other", func(context.Context, *fanout.Request) (*fanout.Response, error) {
-		return nil, errors.New("EOF")
-	}))
-	outer := sending("crm", func(ctx context.Context, _ *fanout.Request) (*fanout.Response, error) {
-		_, err := inner.Dispatch(ctx, "hello")
-		return nil, err
+	synctest.Test(t, func(t *testing.T) {
+		inner := newDispatcher(t, senderOf(nil, fanout.NotSent(errors.New("refused"))), sending("other", func(context.Context, *fanout.Request) (*fanout.Response, error) {
+			return nil, errors.New("EOF")
+		}))
+		outer := sending("crm", func(ctx context.Context, _ *fanout.Request) (*fanout.Response, error) {
+			_, err := inner.Dispatch(ctx, "hello")
+			return nil, err
+		})
+		assert.Equal(t, fanout.Unknown, deliverTo(t, outer, unkeyed).Outcome)
 	})
-	assert.Equal(t, fanout.Unknown, to(t, outer, unkeyed).Outcome)
 }
 
 func TestVerdict_OnAProtocolOfTheUsersOwnIsUnknown(t *testing.T) {
 	transport := &http.Transport{}
 	transport.RegisterProtocol("http", roundTripper(func(*http.Request) (*http.Response, error) { return nil, errors.New("reset") }))
-	r := to(t, fanout.Target{URL: "http://crm.example", Transport: transport}, unkeyed)
+	r := deliverTo(t, fanout.Target{URL: "http://crm.example", Transport: transport}, unkeyed)
 	assert.Equal(t, fanout.Unknown, r.Outcome)
 }
 
@@ -114,7 +118,7 @@ func TestVerdict_OnAnAttemptCutShortOverHTTP2IsUnknown(t *testing.T) {
 	server := ca.serveTLS(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, func(*x509.Certificate) {})
 	server.TLS.NextProtos = []string{"h2"}
 	transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: ca.pool()}}
-	r := to(t, fanout.Target{URL: server.URL, Transport: transport}, unkeyed)
+	r := deliverTo(t, fanout.Target{URL: server.URL, Transport: transport}, unkeyed)
 	assert.Equal(t, fanout.Unknown, r.Outcome)
 	assert.Len(t, r.Attempts, 1)
 	transport.CloseIdleConnections()
@@ -149,19 +153,18 @@ func TestClassify_IsNotAskedAboutAnIncompleteAnswer(t *testing.T) {
 		return &http.Response{StatusCode: http.StatusConflict, Body: io.NopCloser(brokenReader{})}, nil
 	})
 	target.Classify = func(*fanout.Response) error { return nil }
-	assert.Equal(t, fanout.Unknown, to(t, target, keyed).Outcome)
+	assert.Equal(t, fanout.Unknown, deliverTo(t, target, keyed).Outcome)
 }
 
 func TestAttemptTimeout_EndsAnAttemptToASlowTarget(t *testing.T) {
-	target, _ := listening(t, func(_ http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body)
-		<-r.Context().Done()
+	synctest.Test(t, func(t *testing.T) {
+		target := fanouttest.NewMemoryTarget(t, fanouttest.Hang()).Target("crm")
+		r := dispatch(t.Context(), newDispatcher(t, with(target, fanout.Policy{
+			AttemptTimeout: 20 * time.Millisecond, Retry: fanout.Retry{MaxAttempts: 2, InitialBackoff: 1},
+		})))["crm"]
+		assert.Equal(t, fanout.Unknown, r.Outcome)
+		assert.Len(t, r.Attempts, 2)
+		require.ErrorIs(t, r.Err(), fanout.ErrAttemptTimeout)
+		require.ErrorIs(t, r.Err(), context.DeadlineExceeded)
 	})
-	r := dispatch(t.Context(), newDispatcher(t, with(target, fanout.Policy{
-		AttemptTimeout: 20 * time.Millisecond, Retry: fanout.Retry{MaxAttempts: 2, InitialBackoff: 1},
-	})))["crm"]
-	assert.Equal(t, fanout.Unknown, r.Outcome)
-	assert.Len(t, r.Attempts, 2)
-	require.ErrorIs(t, r.Err(), fanout.ErrAttemptTimeout)
-	require.ErrorIs(t, r.Err(), context.DeadlineExceeded)
 }

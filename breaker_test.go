@@ -19,6 +19,7 @@ func onceEach(b fanout.Breaker) fanout.Policy {
 	return fanout.Policy{Retry: fanout.Retry{MaxAttempts: 1}, Breaker: b}
 }
 
+// stateOf is the state of the breaker of the target "crm".
 func stateOf(t *testing.T, d *fanout.Dispatcher) fanout.BreakerState {
 	t.Helper()
 	state, known := d.BreakerState("crm")
@@ -52,6 +53,7 @@ func TestBreaker_OpensProbesAndCloses(t *testing.T) {
 	})
 }
 
+// cancelKey is where a context holds the function that cancels it.
 type cancelKey struct{}
 
 func TestBreaker_CountsAnAttemptForTheTargetAgainstItOrNotAtAll(t *testing.T) {

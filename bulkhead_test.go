@@ -15,8 +15,8 @@ import (
 	"github.com/fanout-go/fanout"
 )
 
-// takes is a target that takes a while, and knows how many it served at once.
-func takes(d time.Duration, most *atomic.Int64) wire {
+// servingFor is a target that takes a while, and knows how many it served at once.
+func servingFor(d time.Duration, most *atomic.Int64) wire {
 	var now atomic.Int64
 	var mu sync.Mutex
 	return func(*http.Request) (*http.Response, error) {
@@ -30,8 +30,8 @@ func takes(d time.Duration, most *atomic.Int64) wire {
 	}
 }
 
-// together makes n dispatches at once and counts their ends.
-func together(t *testing.T, d *fanout.Dispatcher, n int) (delivered int, rejected []error) {
+// dispatchAtOnce makes n dispatches at once and counts their ends.
+func dispatchAtOnce(t *testing.T, d *fanout.Dispatcher, n int) (delivered int, rejected []error) {
 	t.Helper()
 	var mu sync.Mutex
 	var all sync.WaitGroup
@@ -69,8 +69,8 @@ func TestBulkhead_BoundsWhatIsUnderWayAndWhatWaits(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var most atomic.Int64
-				d := newDispatcher(t, with(via("crm", takes(test.takes, &most)), fanout.Policy{Bulkhead: test.bulkhead}))
-				delivered, rejected := together(t, d, test.calls)
+				d := newDispatcher(t, with(via("crm", servingFor(test.takes, &most)), fanout.Policy{Bulkhead: test.bulkhead}))
+				delivered, rejected := dispatchAtOnce(t, d, test.calls)
 				assert.Equal(t, test.atOnce, int(most.Load()))
 				assert.Equal(t, test.delivering, delivered)
 				for _, err := range rejected {
@@ -97,10 +97,10 @@ func TestBulkhead_HasNoPlaceTakenDuringBackoff(t *testing.T) {
 func TestBulkhead_WaitDoesNotCountAgainstTheAttemptTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var most atomic.Int64
-		d := newDispatcher(t, with(via("crm", takes(time.Second, &most)), fanout.Policy{
+		d := newDispatcher(t, with(via("crm", servingFor(time.Second, &most)), fanout.Policy{
 			AttemptTimeout: 1500 * time.Millisecond, Bulkhead: fanout.Bulkhead{MaxConcurrent: 1, MaxWait: time.Minute},
 		}))
-		delivered, _ := together(t, d, 5)
+		delivered, _ := dispatchAtOnce(t, d, 5)
 		assert.Equal(t, 5, delivered)
 	})
 }
@@ -108,7 +108,7 @@ func TestBulkhead_WaitDoesNotCountAgainstTheAttemptTimeout(t *testing.T) {
 func TestBulkhead_WaitEndsAtOnceOnCancelAndKeepsNoPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var most atomic.Int64
-		d := newDispatcher(t, with(via("crm", takes(time.Second, &most)), fanout.Policy{
+		d := newDispatcher(t, with(via("crm", servingFor(time.Second, &most)), fanout.Policy{
 			Bulkhead: fanout.Bulkhead{MaxConcurrent: 1, MaxQueue: 1, MaxWait: time.Minute},
 		}))
 		go dispatch(t.Context(), d)

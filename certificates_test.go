@@ -74,6 +74,7 @@ func (a *authority) writeClient(t *testing.T, name, certificateFile, keyFile str
 	require.NoError(t, os.WriteFile(keyFile, key, 0o600))
 }
 
+// newAuthority makes an authority whose own certificate is valid now.
 func newAuthority(t *testing.T) *authority {
 	t.Helper()
 	a := &authority{certificate: &x509.Certificate{

@@ -46,6 +46,7 @@ func TestCorrelationID_ComesFromThePayloadOrTheContextOrIsMinted(t *testing.T) {
 	}
 }
 
+// visibleASCII drops what may not stand in an ID.
 func visibleASCII(r rune) rune {
 	if r <= ' ' || r > '~' || r == '"' || r == '\\' || r == ',' || r == ';' {
 		return -1
@@ -122,6 +123,7 @@ func TestCorrelationHandler_AddsTheIDOutsideOfAllGroups(t *testing.T) {
 	}
 }
 
+// onlyMessage drops time and level from a record.
 func onlyMessage(groups []string, a slog.Attr) slog.Attr {
 	if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey) {
 		return slog.Attr{}

@@ -86,18 +86,18 @@ func TestPrepare_TakesNoneOfTheAttemptsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		crm := with(via("crm", slow(8*time.Second)), fanout.Policy{AttemptTimeout: 10 * time.Second})
 		crm.Prepare = func(context.Context, *fanout.Request) error { time.Sleep(5 * time.Second); return nil }
-		assert.Equal(t, fanout.Delivered, to(t, crm, crm.Policy).Outcome)
+		assert.Equal(t, fanout.Delivered, deliverTo(t, crm, crm.Policy).Outcome)
 	})
 }
 
-// away is an error that may be over in a while, or not.
-type away bool
+// temporary is an error that may be over in a while, or not.
+type temporary bool
 
-func (away) Error() string    { return "away" }
-func (a away) TryLater() bool { return bool(a) }
+func (temporary) Error() string    { return "away" }
+func (a temporary) TryLater() bool { return bool(a) }
 
 func TestTryLater_MakesWhatIsSubmittedWait(t *testing.T) {
-	for later, want := range map[away]fanout.Outcome{true: fanout.Delivered, false: fanout.Rejected} {
+	for later, want := range map[temporary]fanout.Outcome{true: fanout.Delivered, false: fanout.Rejected} {
 		synctest.Test(t, func(t *testing.T) {
 			began := time.Now()
 			crm := via("crm", answering(200))

@@ -56,11 +56,11 @@ func TestPanicError_HidesAddresses(t *testing.T) {
 	leaking := &url.Error{Op: "Post", URL: "https://auth.example/?secret=s3cr3t", Err: io.ErrUnexpectedEOF}
 	target := via("crm", answering(200))
 	target.Auth = fanout.AuthenticatorFunc(func(context.Context, *http.Request) error { panic(leaking) })
-	r := to(t, target, keyed)
+	r := deliverTo(t, target, keyed)
 	require.ErrorContains(t, r.Err(), "panic: Post: unexpected EOF")
 	require.ErrorIs(t, r.Err(), io.ErrUnexpectedEOF)
 
-	r = to(t, senderOf(nil, fmt.Errorf("slack: %w", leaking)), once)
+	r = deliverTo(t, senderOf(nil, fmt.Errorf("slack: %w", leaking)), once)
 	require.ErrorContains(t, r.Err(), "slack: Post: unexpected EOF")
 	for _, err := range []error{r.Err(), r.Attempts[0].Err} {
 		assert.NotContains(t, err.Error(), "s3cr3t")

@@ -30,6 +30,7 @@ func (w wire) RoundTrip(r *http.Request) (*http.Response, error) {
 	return w(r)
 }
 
+// roundTripper is a transport as a function, which may leave the body unread.
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
@@ -77,6 +78,7 @@ func turns(w ...wire) wire {
 	return func(r *http.Request) (*http.Response, error) { return next()(r) }
 }
 
+// saying is answering, with a Retry-After in each answer that is not a success.
 func saying(retryAfter string, statuses ...int) wire {
 	next := inTurn(statuses...)
 	return func(*http.Request) (*http.Response, error) {
@@ -88,8 +90,10 @@ func saying(retryAfter string, statuses ...int) wire {
 	}
 }
 
+// lost is a target whose connection breaks before it has answered.
 func lost(*http.Request) (*http.Response, error) { return nil, errors.New("connection lost") }
 
+// answer is a target's answer with the status and body given.
 func answer(status int, body string) *http.Response {
 	return &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body))}
 }
@@ -104,12 +108,13 @@ func sending(name string, send fanout.SenderFunc) fanout.Target {
 	return fanout.Target{Name: name, Sender: send}
 }
 
+// senderOf is a target named "crm" whose Sender always returns what is given.
 func senderOf(response *fanout.Response, err error) fanout.Target {
 	return sending("crm", func(context.Context, *fanout.Request) (*fanout.Response, error) { return response, err })
 }
 
-// spoilers are targets whose user code panics or ends its goroutine.
-func spoilers() map[string]fanout.Target {
+// misbehavingSenders are targets whose user code panics or ends its goroutine.
+func misbehavingSenders() map[string]fanout.Target {
 	return map[string]fanout.Target{
 		"panic":  sending("bad", func(context.Context, *fanout.Request) (*fanout.Response, error) { panic("oops") }),
 		"goexit": sending("bad", func(context.Context, *fanout.Request) (*fanout.Response, error) { runtime.Goexit(); return nil, nil }),
@@ -173,13 +178,13 @@ func inTurn[T any](values ...T) func() T {
 	}
 }
 
-// journal is what happened, in order.
-type journal struct {
+// callLog is what was called, in order.
+type callLog struct {
 	mu      sync.Mutex
 	entries []string
 }
 
-func (j *journal) add(entry string) {
+func (j *callLog) add(entry string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.entries = append(j.entries, entry)
@@ -187,7 +192,7 @@ func (j *journal) add(entry string) {
 
 // step is a target that notes that it was called, and then does as told. So is its
 // compensation.
-func (j *journal) step(name string, does, undoes wire) fanout.Target {
+func (j *callLog) step(name string, does, undoes wire) fanout.Target {
 	noting := func(entry string, then wire) wire {
 		return func(r *http.Request) (*http.Response, error) {
 			j.add(entry)
@@ -203,7 +208,7 @@ func (j *journal) step(name string, does, undoes wire) fanout.Target {
 	return t
 }
 
-func (j *journal) count() map[string]int {
+func (j *callLog) count() map[string]int {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	counts := map[string]int{}
@@ -213,38 +218,41 @@ func (j *journal) count() map[string]int {
 	return maps.Clone(counts)
 }
 
+// readFunc is a reader as a function.
 type readFunc func([]byte) (int, error)
 
 func (f readFunc) Read(p []byte) (int, error) { return f(p) }
 
+// errBroken is what a brokenReader returns.
 var errBroken = errors.New("broken")
 
+// brokenReader is a body that cannot be read.
 type brokenReader struct{}
 
 func (brokenReader) Read([]byte) (int, error) { return 0, errBroken }
 
-// notingQueue gives its only delivery to whoever asks.
-type notingQueue struct {
+// manualQueue gives its only delivery to whoever asks.
+type manualQueue struct {
 	worker   *fanout.Worker
 	delivery *fanout.Delivery
 }
 
-func (q *notingQueue) Start(w *fanout.Worker) error { q.worker = w; return nil }
-func (q *notingQueue) Submit(_ context.Context, all []fanout.Delivery) error {
+func (q *manualQueue) Start(w *fanout.Worker) error { q.worker = w; return nil }
+func (q *manualQueue) Submit(_ context.Context, all []fanout.Delivery) error {
 	q.delivery = &all[0]
 	return nil
 }
-func (q *notingQueue) Close(context.Context) error { return nil }
+func (q *manualQueue) Close(context.Context) error { return nil }
 
 // deliver makes a round of the delivery.
-func (q *notingQueue) deliver(ctx context.Context, n *notebook) (fanout.Results, error) {
-	return byTarget(q.worker.Deliver(ctx, q.delivery, n.round()))
+func (q *manualQueue) deliver(ctx context.Context, n *crashingJournal) (fanout.Results, error) {
+	return resultsByTarget(q.worker.Deliver(ctx, q.delivery, n.round()))
 }
 
-// blind is a queue in memory whose backlog cannot be read.
-type blind struct{ fanout.Queue }
+// unreadableBacklog is a queue in memory whose backlog cannot be read.
+type unreadableBacklog struct{ fanout.Queue }
 
-func (blind) Backlog(context.Context) ([]fanout.Backlog, error) {
+func (unreadableBacklog) Backlog(context.Context) ([]fanout.Backlog, error) {
 	return nil, errors.New("database is away")
 }
 
@@ -258,21 +266,21 @@ func (w wrappedQueue) Submit(ctx context.Context, all []fanout.Delivery) error {
 func (w wrappedQueue) Close(ctx context.Context) error { return w.inner.Close(ctx) }
 func (w wrappedQueue) Unwrap() fanout.Queue            { return w.inner }
 
-// closing counts how often it is closed.
-type closing struct {
+// closeCounter counts how often it is closed.
+type closeCounter struct {
 	fanout.Queue
 	times int
 	fails error
 }
 
-func (c *closing) Start(w *fanout.Worker) error {
+func (c *closeCounter) Start(w *fanout.Worker) error {
 	if c.fails != nil {
 		return c.fails
 	}
 	return c.Queue.Start(w)
 }
 
-func (c *closing) Close(ctx context.Context) error {
+func (c *closeCounter) Close(ctx context.Context) error {
 	c.times++
 	return c.Queue.Close(ctx)
 }

@@ -162,8 +162,8 @@ func TestFallback_IsSeenInLogsSpansAndMetrics(t *testing.T) {
 	got := measured.read(t)
 	assert.InDelta(t, 1, got["fanout.deliveries{error.type=400,fanout.outcome=degraded,fanout.target=email}"], 0)
 	assert.InDelta(t, 1, got["fanout.deliveries{fanout.outcome=delivered,fanout.target=backup}"], 0)
-	stand := recorded.named(t, "deliver backup")
-	assert.Equal(t, recorded.named(t, "deliver email").SpanContext.SpanID(), stand.Parent.SpanID())
+	backup := recorded.named(t, "deliver backup")
+	assert.Equal(t, recorded.named(t, "deliver email").SpanContext.SpanID(), backup.Parent.SpanID())
 
 	_, err := results.Wait(t.Context(), submit(t, d))
 	require.NoError(t, err)

@@ -19,7 +19,7 @@ import (
 )
 
 func TestNew_ThatFailsLeavesTheQueueToItsOwner(t *testing.T) {
-	for name, q := range map[string]*closing{
+	for name, q := range map[string]*closeCounter{
 		"a target is invalid": {Queue: fanout.NewMemoryQueue(fanout.MemoryLimits{})},
 		"it does not start":   {Queue: fanout.NewMemoryQueue(fanout.MemoryLimits{}), fails: errors.New("file in use")},
 	} {

@@ -32,7 +32,7 @@ func TestFault_ConnectionRefused(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
-	assertNeverSent(t, to(t, fanout.Target{URL: "http://" + l.Addr().String()}, unkeyed))
+	assertNeverSent(t, deliverTo(t, fanout.Target{URL: "http://" + l.Addr().String()}, unkeyed))
 }
 
 func TestFault_ConnectThatGoesNowhere(t *testing.T) {
@@ -41,7 +41,7 @@ func TestFault_ConnectThatGoesNowhere(t *testing.T) {
 			time.Sleep(3 * time.Second)
 			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.ErrDeadlineExceeded}
 		}}
-		r := to(t, fanout.Target{URL: "http://crm.example", Transport: nowhere}, fanout.Policy{Idempotency: unkeyed.Idempotency})
+		r := deliverTo(t, fanout.Target{URL: "http://crm.example", Transport: nowhere}, fanout.Policy{Idempotency: unkeyed.Idempotency})
 		assertNeverSent(t, r)
 		require.ErrorIs(t, r.Err(), os.ErrDeadlineExceeded)
 	})
@@ -52,7 +52,7 @@ func TestFault_ResetBeforeTheRequestIsWritten(t *testing.T) {
 		_ = conn.SetLinger(0)
 		_ = conn.Close()
 	})
-	assertNeverSent(t, to(t, fanout.Target{URL: "https://" + address}, unkeyed))
+	assertNeverSent(t, deliverTo(t, fanout.Target{URL: "https://" + address}, unkeyed))
 }
 
 func TestFault_ResetAfterTheRequest(t *testing.T) {
@@ -64,13 +64,13 @@ func TestFault_ResetAfterTheRequest(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			crm := fanouttest.NewTarget(t, step)
-			r := to(t, crm.Target("crm"), unkeyed)
+			r := deliverTo(t, crm.Target("crm"), unkeyed)
 			assert.Equal(t, fanout.Unknown, r.Outcome)
 			require.ErrorIs(t, r.Err(), fanout.ErrNotIdempotent)
 			assert.Equal(t, 1, crm.Count())
 
 			crm = fanouttest.NewTarget(t, step, fanouttest.Status(http.StatusOK))
-			r = to(t, crm.Target("crm"), keyed)
+			r = deliverTo(t, crm.Target("crm"), keyed)
 			assert.Equal(t, fanout.Delivered, r.Outcome)
 			assert.Equal(t, 2, crm.Count())
 		})
@@ -80,7 +80,7 @@ func TestFault_ResetAfterTheRequest(t *testing.T) {
 func TestFault_PartitionInTheMiddleOfACall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		crm := fanouttest.NewMemoryTarget(t, fanouttest.Hang())
-		r := to(t, crm.Target("crm"), fanout.Policy{Retry: fanout.Retry{MaxAttempts: 2}})
+		r := deliverTo(t, crm.Target("crm"), fanout.Policy{Retry: fanout.Retry{MaxAttempts: 2}})
 		assert.Equal(t, fanout.Unknown, r.Outcome)
 		require.ErrorIs(t, r.Err(), fanout.ErrAttemptTimeout)
 		for _, a := range r.Attempts {
@@ -140,7 +140,7 @@ func TestFault_DNS(t *testing.T) {
 		}),
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := to(t, fanout.Target{URL: "http://crm.invalid", Transport: transport}, unkeyed)
+			r := deliverTo(t, fanout.Target{URL: "http://crm.invalid", Transport: transport}, unkeyed)
 			assertNeverSent(t, r)
 			if name == "slow" {
 				require.EqualError(t, r.Err(), "crm: given up after 3 attempts: attempt timeout")
@@ -167,7 +167,7 @@ func TestFault_Certificate(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			server := test.issuer.serveTLS(t, func(http.ResponseWriter, *http.Request) {}, test.change)
 			transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: ours.pool()}}
-			r := to(t, fanout.Target{URL: server.URL, Transport: transport}, keyed)
+			r := deliverTo(t, fanout.Target{URL: server.URL, Transport: transport}, keyed)
 			assert.Equal(t, fanout.Failed, r.Outcome)
 			assert.Len(t, r.Attempts, 1)
 			require.ErrorIs(t, r.Err(), fanout.ErrNotRetried)
@@ -178,7 +178,7 @@ func TestFault_Certificate(t *testing.T) {
 
 func TestFault_HandshakeThatStalls(t *testing.T) {
 	address := listener(t, func(*net.TCPConn) {})
-	r := to(t, fanout.Target{URL: "https://" + address}, unkeyed)
+	r := deliverTo(t, fanout.Target{URL: "https://" + address}, unkeyed)
 	assertNeverSent(t, r)
 	require.ErrorIs(t, r.Err(), fanout.ErrAttemptTimeout)
 }
@@ -215,7 +215,7 @@ func TestFault_AByteASecond(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				crm := fanouttest.NewMemoryTarget(t, step)
-				r := to(t, crm.Target("crm"), fanout.Policy{Retry: fanout.Retry{MaxAttempts: 1}})
+				r := deliverTo(t, crm.Target("crm"), fanout.Policy{Retry: fanout.Retry{MaxAttempts: 1}})
 				assert.Equal(t, fanout.Unknown, r.Outcome)
 				require.ErrorIs(t, r.Err(), fanout.ErrAttemptTimeout)
 				assert.Equal(t, 10*time.Second, r.Duration)
@@ -245,7 +245,7 @@ func TestFault_AnswersWithoutEnd(t *testing.T) {
 
 func TestFault_ThousandsOfHeaderLines(t *testing.T) {
 	crm := fanouttest.NewTarget(t, fanouttest.Headers(5000))
-	r := to(t, crm.Target("crm"), unkeyed)
+	r := deliverTo(t, crm.Target("crm"), unkeyed)
 	assert.Equal(t, fanout.Unknown, r.Outcome)
 	require.ErrorContains(t, r.Err(), "headers exceeded 65536 bytes")
 }
@@ -254,7 +254,7 @@ func TestFault_ThrottledWithRetryAfter(t *testing.T) {
 	for _, status := range []int{http.StatusTooManyRequests, http.StatusServiceUnavailable} {
 		synctest.Test(t, func(t *testing.T) {
 			crm := fanouttest.NewMemoryTarget(t, fanouttest.RetryAfter(status, "9"), fanouttest.Status(http.StatusOK))
-			r := to(t, crm.Target("crm"), fanout.Policy{})
+			r := deliverTo(t, crm.Target("crm"), fanout.Policy{})
 			require.NoError(t, r.Err())
 			assert.GreaterOrEqual(t, r.Duration, 9*time.Second)
 		})
@@ -263,7 +263,7 @@ func TestFault_ThrottledWithRetryAfter(t *testing.T) {
 
 func TestFault_RetryAfterBeyondTheDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := to(t, fanouttest.NewMemoryTarget(t, fanouttest.RetryAfter(429, "31")).Target("crm"), fanout.Policy{})
+		r := deliverTo(t, fanouttest.NewMemoryTarget(t, fanouttest.RetryAfter(429, "31")).Target("crm"), fanout.Policy{})
 		assert.Zero(t, r.Duration)
 		require.EqualError(t, r.Err(), "crm: no time left to retry after 1 attempt: 429 Too Many Requests, retry after 31s")
 	})
@@ -287,7 +287,7 @@ func TestFault_RetryAfterThatMeansNothing(t *testing.T) {
 func TestFault_RedirectToAnotherHost(t *testing.T) {
 	elsewhere := fanouttest.NewTarget(t)
 	crm := fanouttest.NewTarget(t, fanouttest.Redirect(http.StatusTemporaryRedirect, elsewhere.URL()))
-	r := to(t, crm.Target("crm"), keyed)
+	r := deliverTo(t, crm.Target("crm"), keyed)
 	assert.Equal(t, fanout.Failed, r.Outcome)
 	assert.Zero(t, elsewhere.Count())
 }
@@ -297,7 +297,7 @@ func TestFault_StaleToken(t *testing.T) {
 	target := crm.Target("crm")
 	token := &renewable{}
 	target.Auth = token
-	r := to(t, target, keyed)
+	r := deliverTo(t, target, keyed)
 	assert.Equal(t, fanout.Delivered, r.Outcome)
 	assert.Len(t, r.Attempts, 2)
 	assert.Equal(t, 1, token.renewals)
@@ -314,7 +314,7 @@ func TestFault_ConflictAndReuseOfAKey(t *testing.T) {
 		{[]int{409}, unkeyed, fanout.Failed, 1},
 		{[]int{422, 200}, keyed, fanout.Failed, 1},
 	} {
-		r := to(t, fanouttest.NewTarget(t, fanouttest.Statuses(test.statuses...)...).Target("crm"), test.policy)
+		r := deliverTo(t, fanouttest.NewTarget(t, fanouttest.Statuses(test.statuses...)...).Target("crm"), test.policy)
 		assert.Equal(t, test.outcome, r.Outcome, test.statuses)
 		assert.Len(t, r.Attempts, test.attempts, test.statuses)
 	}
@@ -329,7 +329,7 @@ func TestFault_OKThatSaysError(t *testing.T) {
 		}
 		return r.Err()
 	}
-	r := to(t, target, keyed)
+	r := deliverTo(t, target, keyed)
 	assert.Equal(t, fanout.Failed, r.Outcome)
 	require.EqualError(t, r.Err(), "crm: not retried after 1 attempt: not ok")
 }
@@ -393,6 +393,6 @@ func TestFault_CallerCancels(t *testing.T) {
 // its reading would follow the wall clock.
 func TestFault_WallClockJumps(t *testing.T) {
 	crm := fanouttest.NewTarget(t)
-	r := to(t, crm.Target("crm"), fanout.Policy{})
+	r := deliverTo(t, crm.Target("crm"), fanout.Policy{})
 	assert.Contains(t, r.Attempts[0].Start.String(), " m=+")
 }

@@ -133,8 +133,8 @@ func TestGraph_CutShortByCloseIsNamed(t *testing.T) {
 }
 
 func TestGraph_IsNotHeldUpByUserCodeThatEndsItsGoroutine(t *testing.T) {
-	for name, spoiled := range spoilers() {
-		results := dispatch(t.Context(), newDispatcher(t, spoiled, after(via("next", answering(200)), spoiled.Name), via("other", answering(200))))
+	for name, misbehaving := range misbehavingSenders() {
+		results := dispatch(t.Context(), newDispatcher(t, misbehaving, after(via("next", answering(200)), misbehaving.Name), via("other", answering(200))))
 		assert.Equal(t, fanout.Skipped, results["next"].Outcome, name)
 		assert.Equal(t, fanout.Delivered, results["other"].Outcome, name)
 	}

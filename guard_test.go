@@ -137,14 +137,14 @@ func TestGuard_WhatAProxySaysIsNotRepeated(t *testing.T) {
 		_, _ = io.WriteString(c, "HTTP/1.1 407 s3cr3t\r\nContent-Length: 0\r\n\r\n")
 	})
 	guard := &fanout.Guard{Proxy: &url.URL{Scheme: "http", Host: proxy}}
-	r := to(t, fanout.Target{Name: "hook", URL: "https://hook.example", Guard: guard}, once)
+	r := deliverTo(t, fanout.Target{Name: "hook", URL: "https://hook.example", Guard: guard}, once)
 	require.ErrorContains(t, r.Err(), "proxy: 407 Proxy Authentication Required")
 	assert.NotContains(t, r.Err().Error(), "s3cr3t")
 }
 
 func TestGuard_AProxyOverTLSIsNotShownTheCertificateForTheTarget(t *testing.T) {
 	guard := &fanout.Guard{Proxy: &url.URL{Scheme: "https", Host: "127.0.0.1:1"}}
-	r := to(t, fanout.Target{Name: "hook", URL: "https://hook.example", Guard: guard, TLS: &fanout.TLS{}}, once)
+	r := deliverTo(t, fanout.Target{Name: "hook", URL: "https://hook.example", Guard: guard, TLS: &fanout.TLS{}}, once)
 	require.ErrorContains(t, r.Err(), "an https proxy cannot be used together with TLS settings of a target")
 }
 

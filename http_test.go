@@ -81,7 +81,7 @@ func TestHTTP_SwitchOfProtocolsIsNoAnswerToWaitFor(t *testing.T) {
 	target := peer(t, func(string) string {
 		return "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"
 	})
-	r := to(t, target, keyed)
+	r := deliverTo(t, target, keyed)
 	assert.Equal(t, fanout.Failed, r.Outcome)
 	assert.Equal(t, 101, r.Attempts[0].StatusCode)
 }
@@ -140,6 +140,7 @@ func TestHTTP_AnswersAreCappedAfterDecompression(t *testing.T) {
 	}
 }
 
+// sized answers with n bytes.
 func sized(n int) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, n)) }
 }
@@ -148,14 +149,14 @@ func TestHTTP_BodyWithoutProgressEnds(t *testing.T) {
 	empty := func(*http.Request) (*http.Response, error) {
 		return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(readFunc(func([]byte) (int, error) { return 0, nil }))}, nil
 	}
-	require.ErrorIs(t, to(t, via("crm", empty), keyed).Err(), io.ErrNoProgress)
+	require.ErrorIs(t, deliverTo(t, via("crm", empty), keyed).Err(), io.ErrNoProgress)
 
 	synctest.Test(t, func(t *testing.T) {
 		deaf := func(*http.Request) (*http.Response, error) {
 			reader, _ := io.Pipe()
 			return &http.Response{StatusCode: http.StatusOK, Body: reader}, nil
 		}
-		r := to(t, via("crm", deaf), fanout.Policy{Retry: fanout.Retry{MaxAttempts: 1}})
+		r := deliverTo(t, via("crm", deaf), fanout.Policy{Retry: fanout.Retry{MaxAttempts: 1}})
 		assert.Equal(t, fanout.Unknown, r.Outcome)
 		assert.Equal(t, 10*time.Second, r.Duration)
 	})
@@ -177,7 +178,7 @@ func TestHTTP_WhatAPeerEchoesIsInNoError(t *testing.T) {
 			target := peer(t, echo)
 			target.URL += "/hook/" + secret + "?token=" + secret
 			target.Header = http.Header{"Authorization": {"Bearer " + secret}}
-			r := to(t, target, keyed)
+			r := deliverTo(t, target, keyed)
 			require.Error(t, r.Err())
 			assert.NotContains(t, r.Err().Error(), secret)
 			assert.Contains(t, r.Err().Error(), "malformed", "but what is wrong is")

@@ -279,6 +279,7 @@ func TestInvariant7_EverythingIsGivenBack(t *testing.T) {
 	assert.Equal(t, int64(3), closed.Load(), "bodies closed")
 }
 
+// countedBody counts how often it is closed.
 type countedBody struct {
 	*strings.Reader
 
@@ -459,6 +460,7 @@ func (o *output) all(t *testing.T, d *fanout.Dispatcher) string {
 	return strings.Join([]string{o.log.String(), string(exported), string(measured), o.text.String(), status.Body.String(), page.Body.String()}, "\n")
 }
 
+// withSecrets puts a marked value in every field that may hold a secret.
 func withSecrets(t *fanout.Target) {
 	t.URL += "/" + marked("path") + "?token=" + marked("query")
 	t.Header = http.Header{"X-Api-Key": {marked("header")}}

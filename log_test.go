@@ -123,14 +123,14 @@ func TestLog_BoundsWhatUserCodeTakesFromAnAnswer(t *testing.T) {
 	}
 }
 
-// raging is a log that panics.
-type raging struct{ slog.Handler }
+// panickingHandler is a log that panics.
+type panickingHandler struct{ slog.Handler }
 
-func (raging) Handle(context.Context, slog.Record) error { panic("disk full") }
+func (panickingHandler) Handle(context.Context, slog.Record) error { panic("disk full") }
 
 func TestLog_ThatPanicsWhileAHookDoesIsContained(t *testing.T) {
 	d := newWith(t, fanout.Config{
-		Targets: []fanout.Target{via("crm", answering(200))}, Logger: slog.New(raging{slog.Default().Handler()}),
+		Targets: []fanout.Target{via("crm", answering(200))}, Logger: slog.New(panickingHandler{slog.Default().Handler()}),
 		OnResult: func(context.Context, fanout.Result) { panic("hook") },
 	})
 	submit(t, d)

@@ -19,11 +19,13 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
+// newDispatcher is newWith, with the targets given and all else by default.
 func newDispatcher(t *testing.T, targets ...fanout.Target) *fanout.Dispatcher {
 	t.Helper()
 	return newWith(t, fanout.Config{Targets: targets})
 }
 
+// newWith makes a dispatcher that is closed without an error when the test ends.
 func newWith(t *testing.T, config fanout.Config) *fanout.Dispatcher {
 	t.Helper()
 	d, err := fanout.New(config)
@@ -38,12 +40,14 @@ func dispatch(ctx context.Context, d *fanout.Dispatcher, options ...fanout.Dispa
 	return results
 }
 
-func to(t *testing.T, target fanout.Target, policy fanout.Policy) fanout.Result {
+// deliverTo dispatches once to the target, named "crm", under the policy given.
+func deliverTo(t *testing.T, target fanout.Target, policy fanout.Policy) fanout.Result {
 	t.Helper()
 	target.Name = "crm"
 	return dispatch(t.Context(), newDispatcher(t, with(target, policy)))["crm"]
 }
 
+// submit submits a small payload and returns the dispatch's ID.
 func submit(t *testing.T, d *fanout.Dispatcher, options ...fanout.SubmitOption) string {
 	t.Helper()
 	id, err := d.Submit(t.Context(), "hello", options...)
@@ -51,38 +55,46 @@ func submit(t *testing.T, d *fanout.Dispatcher, options ...fanout.SubmitOption) 
 	return id
 }
 
+// with is the target under the policy given.
 func with(t fanout.Target, p fanout.Policy) fanout.Target {
 	t.Policy = p
 	return t
 }
 
+// after is the target, which begins when those named have succeeded.
 func after(t fanout.Target, names ...string) fanout.Target {
 	t.After = names
 	return t
 }
 
+// optional is the target, whose failure fails no dispatch.
 func optional(t fanout.Target) fanout.Target {
 	t.Optional = true
 	return t
 }
 
+// withFallback is the target with fallbacks.
 func withFallback(t fanout.Target, fallbacks ...fanout.Target) fanout.Target {
 	t.Fallback = fallbacks
 	return t
 }
 
+// hedged is the target with a hedge.
 func hedged(t fanout.Target, h fanout.Hedge) fanout.Target {
 	t.Hedge = h
 	return t
 }
 
+// signed is the target with a signer.
 func signed(t fanout.Target, s fanout.Signer) fanout.Target {
 	t.Sign = s
 	return t
 }
 
+// once makes one attempt only.
 var once = fanout.Policy{Retry: fanout.Retry{MaxAttempts: 1}}
 
+// keyed is a POST with an idempotency key, which may always be repeated.
 var keyed = fanout.Policy{AttemptTimeout: 100 * time.Millisecond, Retry: unkeyed.Retry}
 
 // unkeyed is a POST without an idempotency key, which is repeated only where
@@ -93,6 +105,7 @@ var unkeyed = fanout.Policy{
 	Retry:          fanout.Retry{InitialBackoff: 1, ThrottledBackoff: -1},
 }
 
+// forDispatch gives options for both calls to Dispatch.
 func forDispatch(options []fanout.Option) (all []fanout.DispatchOption) {
 	for _, o := range options {
 		all = append(all, o)
@@ -100,6 +113,7 @@ func forDispatch(options []fanout.Option) (all []fanout.DispatchOption) {
 	return all
 }
 
+// forSubmit gives options for both calls to Submit.
 func forSubmit(options []fanout.Option) (all []fanout.SubmitOption) {
 	for _, o := range options {
 		all = append(all, o)
@@ -107,6 +121,7 @@ func forSubmit(options []fanout.Option) (all []fanout.SubmitOption) {
 	return all
 }
 
+// names are the names of the targets, in definition order.
 func names(results fanout.Results) []string {
 	var all []string
 	for _, r := range results.Sorted() {
@@ -115,6 +130,7 @@ func names(results fanout.Results) []string {
 	return all
 }
 
+// outcomesOf are the outcomes by target, as text.
 func outcomesOf(results fanout.Results) map[string]string {
 	outcomes := map[string]string{}
 	for name, r := range results {
@@ -123,6 +139,7 @@ func outcomesOf(results fanout.Results) map[string]string {
 	return outcomes
 }
 
+// statusesOf are the statuses of the attempts, in order.
 func statusesOf(r fanout.Result) []int {
 	var statuses []int
 	for _, a := range r.Attempts {
@@ -131,4 +148,5 @@ func statusesOf(r fanout.Result) []int {
 	return statuses
 }
 
+// quiet is for servers whose complaints are expected.
 var quiet = log.New(io.Discard, "", 0)

@@ -262,14 +262,14 @@ func TestMemoryQueue_ReportsOrNamesEveryAcceptedDeliveryOnce(t *testing.T) {
 	}
 }
 
-// fickle is a context that misbehaves once its request is over.
-type fickle struct {
+// faultyContext is a context that misbehaves once its request is over.
+type faultyContext struct {
 	context.Context
 	over      atomic.Bool
 	misbehave func()
 }
 
-func (f *fickle) Value(key any) any {
+func (f *faultyContext) Value(key any) any {
 	if f.over.Load() {
 		f.misbehave()
 	}
@@ -286,7 +286,7 @@ func TestMemoryQueue_ContextThatMisbehavesHarmsOnlyItsOwnDelivery(t *testing.T) 
 				Targets: []fanout.Target{sending("crm", func(context.Context, *fanout.Request) (*fanout.Response, error) { <-block; return nil, nil })},
 			})
 			submit(t, d)
-			bad := &fickle{Context: t.Context(), misbehave: misbehave}
+			bad := &faultyContext{Context: t.Context(), misbehave: misbehave}
 			id, err := d.Submit(bad, "hello")
 			require.NoError(t, err)
 			last := submit(t, d)

@@ -103,18 +103,20 @@ func TestHooks_ThatEndTheirGoroutineLoseNoDelivery(t *testing.T) {
 }
 
 func TestHooks_MayCallTheDispatcher(t *testing.T) {
-	var d *fanout.Dispatcher
-	look := func(ctx context.Context) { d.Snapshot(ctx); d.BreakerState("crm"); d.TargetNames() }
-	d = newWith(t, fanout.Config{
-		Targets: []fanout.Target{with(via("crm", answering(500)), fanout.Policy{Breaker: fanout.Breaker{ConsecutiveFailures: 1}})},
-		Hooks: &fanout.Hooks{
-			AttemptStarted: func(ctx context.Context, _ fanout.AttemptEvent) { look(ctx) },
-			BreakerChanged: func(ctx context.Context, _ fanout.BreakerEvent) { look(ctx) },
-			DeliveryEnded:  func(context.Context, fanout.Result) { assert.NoError(t, d.SetTargets(via("new", answering(200)))) },
-		},
+	synctest.Test(t, func(t *testing.T) {
+		var d *fanout.Dispatcher
+		look := func(ctx context.Context) { d.Snapshot(ctx); d.BreakerState("crm"); d.TargetNames() }
+		d = newWith(t, fanout.Config{
+			Targets: []fanout.Target{with(via("crm", answering(500)), fanout.Policy{Breaker: fanout.Breaker{ConsecutiveFailures: 1}})},
+			Hooks: &fanout.Hooks{
+				AttemptStarted: func(ctx context.Context, _ fanout.AttemptEvent) { look(ctx) },
+				BreakerChanged: func(ctx context.Context, _ fanout.BreakerEvent) { look(ctx) },
+				DeliveryEnded:  func(context.Context, fanout.Result) { assert.NoError(t, d.SetTargets(via("new", answering(200)))) },
+			},
+		})
+		dispatch(t.Context(), d)
+		assert.Equal(t, []string{"crm", "new"}, d.TargetNames())
 	})
-	dispatch(t.Context(), d)
-	assert.Equal(t, []string{"crm", "new"}, d.TargetNames())
 }
 
 func TestOnResult_ThatPanicsOrEndsItsGoroutineIsContained(t *testing.T) {
@@ -244,7 +246,7 @@ func TestOnDeadLetter_OfWhatWasLeftToFinishIsCountedAndCorrelated(t *testing.T) 
 
 func TestOnDeadLetter_OfAFailedSagaIsCountedAndCorrelated(t *testing.T) {
 	reader := sdkmetric.NewManualReader()
-	var j journal
+	var j callLog
 	var told []string
 	d := newWith(t, fanout.Config{
 		MeterProvider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)),

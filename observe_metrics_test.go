@@ -47,8 +47,10 @@ func TestMetrics_CountDeliveriesAndAttempts(t *testing.T) {
 	})
 }
 
+// nothing is a Sender that succeeds without an answer.
 func nothing(context.Context, *fanout.Request) (*fanout.Response, error) { return nil, nil }
 
+// httpOf are the attributes of a POST to a target made by via.
 func httpOf(target string, status int) string {
 	return fmt.Sprintf("http.request.method=POST,http.response.status_code=%d,server.address=%s.example,server.port=443", status, target)
 }

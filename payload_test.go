@@ -15,16 +15,17 @@ import (
 	"github.com/fanout-go/fanout/fanouttest"
 )
 
-type explosive struct{}
+// panickingValue is a value that cannot be encoded.
+type panickingValue struct{}
 
-func (explosive) MarshalJSON() ([]byte, error) { panic("no JSON of me") }
+func (panickingValue) MarshalJSON() ([]byte, error) { panic("no JSON of me") }
 
 func TestPayload_ThatPanicsWhenEncodedIsRefused(t *testing.T) {
 	d := newDispatcher(t, via("crm", answering(200)))
-	_, err := d.Dispatch(t.Context(), explosive{})
+	_, err := d.Dispatch(t.Context(), panickingValue{})
 	require.ErrorIs(t, err, fanout.ErrInvalid)
 	require.ErrorContains(t, err, "fanout: Payload.Value: panic: no JSON of me (")
-	require.ErrorContains(t, err, "explosive.MarshalJSON:")
+	require.ErrorContains(t, err, "panickingValue.MarshalJSON:")
 }
 
 func TestPayload_ChangedAfterwardsChangesNothing(t *testing.T) {
@@ -94,7 +95,7 @@ func TestPayload_IsValidatedBeforeAnythingIsSent(t *testing.T) {
 		"a panic": {fanout.Config{Validate: func(context.Context, *fanout.Payload) error { panic("oops") }},
 			"fanout: Payload: refused: panic: oops"},
 	} {
-		j := &journal{}
+		j := &callLog{}
 		test.config.Targets = append(test.config.Targets, j.step("crm", answering(200), nil))
 		d := newWith(t, test.config)
 		results, err := d.Dispatch(t.Context(), map[string]string{"card": "4711"})

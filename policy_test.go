@@ -53,7 +53,7 @@ func TestPolicy_ExtremeValuesAreRefusedOrHarmless(t *testing.T) {
 		require.ErrorIs(t, err, fanout.ErrInvalid, "%+v", policy)
 	}
 	synctest.Test(t, func(t *testing.T) {
-		r := to(t, via("crm", saying("9223372036", 503)), fanout.Policy{
+		r := deliverTo(t, via("crm", saying("9223372036", 503)), fanout.Policy{
 			Timeout: -1, AttemptTimeout: -1,
 			Retry:    fanout.Retry{MaxAttempts: 2, InitialBackoff: 365 * 24 * time.Hour, MaxBackoff: 365 * 24 * time.Hour, Budget: math.MaxFloat64},
 			Breaker:  fanout.Breaker{Window: 365 * 24 * time.Hour, OpenFor: 365 * 24 * time.Hour, Probes: math.MaxInt, ConsecutiveFailures: math.MaxInt, MinCalls: math.MaxInt},

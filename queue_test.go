@@ -34,7 +34,7 @@ func TestQueue_GivenADeliveryThatIsNotWholeSaysSo(t *testing.T) {
 }
 
 func TestWorker_GivenADeliveryThatIsNotWholeDoesNotPanic(t *testing.T) {
-	q := &notingQueue{}
+	q := &manualQueue{}
 	var told []string
 	newWith(t, fanout.Config{Queue: q, Targets: []fanout.Target{via("crm", answering(200))},
 		OnDeadLetter: func(_ context.Context, r fanout.Result) { told = append(told, r.Target) }})
@@ -50,7 +50,7 @@ func TestWorker_GivenADeliveryThatIsNotWholeDoesNotPanic(t *testing.T) {
 }
 
 func TestWorker_MakesAPayloadWholeThatAQueueHasMadeAgain(t *testing.T) {
-	q := &notingQueue{}
+	q := &manualQueue{}
 	sender := fanouttest.NewSender()
 	newWith(t, fanout.Config{Queue: q, Targets: []fanout.Target{sender.Target("ledger")}})
 	_, err := q.worker.Deliver(t.Context(), &fanout.Delivery{Payload: &fanout.Payload{ID: "o-1"}, Targets: []string{"ledger"}}, fanout.Round{})

@@ -32,6 +32,7 @@ func TestReadme_SnippetsStandInExamplesThatRun(t *testing.T) {
 	}
 }
 
+// withoutIndent is the source with every line moved to the left edge.
 func withoutIndent(source string) string {
 	return regexp.MustCompile(`(?m)^[ \t]+`).ReplaceAllString(source, "")
 }

@@ -70,6 +70,7 @@ func (s spans) named(t *testing.T, name string) tracetest.SpanStub {
 	return tracetest.SpanStub{}
 }
 
+// newSpans makes a tracer provider whose ended spans are kept.
 func newSpans(t *testing.T) spans {
 	t.Helper()
 	exporter := tracetest.NewInMemoryExporter()
@@ -78,6 +79,7 @@ func newSpans(t *testing.T) spans {
 	return spans{exporter, provider}
 }
 
+// attributesOf are the attributes by key.
 func attributesOf(attributes []attribute.KeyValue) map[string]any {
 	all := make(map[string]any, len(attributes))
 	for _, a := range attributes {
@@ -124,11 +126,13 @@ func (m meter) read(t *testing.T) map[string]float64 {
 	return all
 }
 
+// newMeter makes a meter provider that is read by hand.
 func newMeter() meter {
 	reader := sdkmetric.NewManualReader()
 	return meter{reader, sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))}
 }
 
+// seriesName is a series as read names it.
 func seriesName(name string, attributes attribute.Set) string {
 	return fmt.Sprintf("%s{%s}", name, attributes.Encoded(attribute.DefaultEncoder()))
 }

@@ -152,7 +152,7 @@ func TestLookup_ThatFailsIsNoFaultOfTheInput(t *testing.T) {
 func TestLookup_SeesTheQueuesOptionsAndHasALimitedTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var seen []fanout.QueueOption
-		d := newWith(t, fanout.Config{Queue: &notingQueue{}, Lookup: func(ctx context.Context, name string) (fanout.Target, error) {
+		d := newWith(t, fanout.Config{Queue: &manualQueue{}, Lookup: func(ctx context.Context, name string) (fanout.Target, error) {
 			if seen = fanout.QueueOptions(ctx); seen == nil {
 				<-ctx.Done()
 				return fanout.Target{}, ctx.Err()
@@ -181,7 +181,7 @@ func TestLookup_ThatFailsInARoundPostponesTheDelivery(t *testing.T) {
 		"wrapped, no such target ": {errors.Join(errors.New("customer 7 left"), fanout.ErrTargetGone), false, fanout.ClassUnknownTarget},
 	} {
 		t.Run(name, func(t *testing.T) {
-			q := &notingQueue{}
+			q := &manualQueue{}
 			newWith(t, fanout.Config{Queue: q, Lookup: func(context.Context, string) (fanout.Target, error) { return fanout.Target{}, c.lookup }})
 			results, err := q.worker.Deliver(t.Context(), &fanout.Delivery{Payload: &fanout.Payload{ID: "o-1"}, Targets: []string{"hook"}}, fanout.Round{})
 			require.NoError(t, err)

@@ -39,6 +39,7 @@ type called struct {
 	ok         bool // and said so
 }
 
+// newRandomSaga makes the saga of a seed, always the same one.
 func newRandomSaga(seed uint64) *randomSaga {
 	s := &randomSaga{random: rand.New(rand.NewPCG(seed, 0)), calls: map[string]*called{}}
 	pivot := s.random.IntN(12)
@@ -177,6 +178,7 @@ func (s *randomSaga) fate(results fanout.Results) (failed, passed bool) {
 	return failed, passed
 }
 
+// succeeded tells whether the target itself, or its fallback, did its work.
 func succeeded(r fanout.Result) bool {
 	return r.Outcome == fanout.Delivered || r.Outcome == fanout.Degraded
 }

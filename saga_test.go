@@ -18,7 +18,7 @@ import (
 )
 
 func TestSaga_ThatFailsUndoesWhatWasDoneInReverseOrder(t *testing.T) {
-	var j journal
+	var j callLog
 	ok := answering(200)
 	d := newDispatcher(t, j.step("reserve", ok, ok), after(j.step("pay", ok, ok), "reserve"), after(j.step("ship", answering(422), ok), "pay"), after(j.step("notify", ok, nil), "ship"))
 	results, err := d.Dispatch(t.Context(), "order")
@@ -34,7 +34,7 @@ func TestSaga_ThatFailsUndoesWhatWasDoneInReverseOrder(t *testing.T) {
 }
 
 func TestSaga_UndoesWhatMayHaveBeenDoneToo(t *testing.T) {
-	var j journal
+	var j callLog
 	d := newDispatcher(t, with(j.step("pay", lost, answering(200)), once))
 	results := dispatch(t.Context(), d)
 	assert.Equal(t, []string{"pay", "undo pay"}, j.entries)
@@ -42,7 +42,7 @@ func TestSaga_UndoesWhatMayHaveBeenDoneToo(t *testing.T) {
 }
 
 func TestSaga_DoesNotUndoWhatWasNeverDone(t *testing.T) {
-	var j journal
+	var j callLog
 	ok := answering(200)
 	d := newDispatcher(t, j.step("refused", answering(400), ok), after(j.step("later", ok, ok), "refused"))
 	assert.Equal(t, map[string]string{"refused": "failed", "later": "skipped"}, outcomesOf(dispatch(t.Context(), d)))
@@ -51,7 +51,7 @@ func TestSaga_DoesNotUndoWhatWasNeverDone(t *testing.T) {
 
 func TestSaga_ThatFailedBeginsNoTarget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var j journal
+		var j callLog
 		ok := answering(200)
 		d := newDispatcher(t, j.step("fails", answering(400), nil), j.step("slow", slow(time.Second), ok), after(j.step("next", ok, ok), "slow"))
 		results := dispatch(t.Context(), d)
@@ -61,18 +61,19 @@ func TestSaga_ThatFailedBeginsNoTarget(t *testing.T) {
 }
 
 func TestSaga_IsNotFailedByAnOptionalTarget(t *testing.T) {
-	var j journal
+	var j callLog
 	ok := answering(200)
 	results, err := newDispatcher(t, j.step("pay", ok, ok), optional(j.step("survey", answering(400), nil))).Dispatch(t.Context(), "order")
 	require.NoError(t, err)
 	assert.Equal(t, map[string]string{"pay": "delivered", "survey": "failed"}, outcomesOf(results))
 }
 
+// slow400 answers 400 after a second.
 var slow400 = delayed(time.Second, answering(400))
 
 func TestSaga_IndependentCompensationsRunAtOnceAndOneThatFailsStopsNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var j journal
+		var j callLog
 		var dead []string
 		second := slow(time.Second)
 		d := newWith(t, fanout.Config{
@@ -92,7 +93,7 @@ func TestSaga_IndependentCompensationsRunAtOnceAndOneThatFailsStopsNone(t *testi
 
 func TestSaga_CompensationsOutliveTheCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var j journal
+		var j callLog
 		d := newDispatcher(t, j.step("pay", answering(200), slow(5*time.Second)), after(j.step("ship", hanging, nil), "pay"))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -153,7 +154,7 @@ func TestSaga_OnlyGoesForwardAfterThePivot(t *testing.T) {
 			[]string{"reserve", "pay", "undo pay", "undo reserve"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var j journal
+			var j callLog
 			d := newDispatcher(t, j.step("reserve", ok, ok), pivot(with(after(j.step("pay", test.pivot, test.undo), "reserve"), once)), after(j.step("ship", test.next, ok), "pay"), via("slow", ok))
 			assert.Equal(t, test.want, outcomesOf(dispatch(t.Context(), d)))
 			assert.Equal(t, test.journal, j.entries)
@@ -171,7 +172,7 @@ func TestSaga_HasNotFailedWhileItsPivotIsUnderWay(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var j journal
+				var j callLog
 				pay := via("pay", test.pivot)
 				pay.Pivot = true
 				d := newDispatcher(t, pay, via("fails", slow400), j.step("first", slow(2*time.Second), answering(200)), after(j.step("second", answering(200), nil), "first"))
@@ -183,7 +184,7 @@ func TestSaga_HasNotFailedWhileItsPivotIsUnderWay(t *testing.T) {
 
 func TestSaga_ReportsEveryTargetWhenSubmitted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var j journal
+		var j callLog
 		var results fanouttest.Results
 		dead := make(map[string]string)
 		ok := answering(200)
@@ -202,7 +203,7 @@ func TestSaga_ReportsEveryTargetWhenSubmitted(t *testing.T) {
 
 func TestSaga_CompensationCutShortByCloseIsNamed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var j journal
+		var j callLog
 		d, err := fanout.New(fanout.Config{Targets: []fanout.Target{j.step("a", answering(200), hanging), after(j.step("b", answering(400), nil), "a")}})
 		require.NoError(t, err)
 		submit(t, d)
@@ -219,10 +220,10 @@ func TestSaga_CompensationCutShortByCloseIsNamed(t *testing.T) {
 }
 
 func TestSaga_CompensationsAreNotStoppedByUserCodeThatEndsItsGoroutine(t *testing.T) {
-	for name, spoiled := range spoilers() {
-		var j journal
+	for name, misbehaving := range misbehavingSenders() {
+		var j callLog
 		bad := j.step("a", answering(200), answering(200))
-		bad.Compensate = &fanout.Target{Sender: spoiled.Sender}
+		bad.Compensate = &fanout.Target{Sender: misbehaving.Sender}
 		results := dispatch(t.Context(), newDispatcher(t, bad, j.step("b", answering(200), answering(200)), j.step("c", answering(400), nil)))
 		assert.Equal(t, map[string]string{"a": "compensation_failed", "b": "compensated", "c": "failed"}, outcomesOf(results), name)
 	}
@@ -230,7 +231,7 @@ func TestSaga_CompensationsAreNotStoppedByUserCodeThatEndsItsGoroutine(t *testin
 
 func TestSaga_CompensationWaitsForAnOpenBreaker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var j journal
+		var j callLog
 		pay := j.step("pay", answering(200), answering(500, 200))
 		pay.Compensate.Policy = fanout.Policy{Retry: fanout.Retry{MaxAttempts: 2}, Breaker: fanout.Breaker{ConsecutiveFailures: 1, OpenFor: 3 * time.Second}}
 		d := newDispatcher(t, pay, after(via("ship", answering(400)), "pay"))
@@ -238,19 +239,19 @@ func TestSaga_CompensationWaitsForAnOpenBreaker(t *testing.T) {
 	})
 }
 
-// notebook is what is noted of a saga, by a process that crashes when it has kept so
+// crashingJournal is what is noted of a saga, by a process that crashes when it has kept so
 // many notes.
-type notebook struct {
+type crashingJournal struct {
 	mu    sync.Mutex
 	steps []fanout.Result
 	left  int
 }
 
-func (n *notebook) round() fanout.Round {
+func (n *crashingJournal) round() fanout.Round {
 	return fanout.Round{Past: n.steps, Note: n.note}
 }
 
-func (n *notebook) note(_ context.Context, r fanout.Result) error {
+func (n *crashingJournal) note(_ context.Context, r fanout.Result) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.left == 0 {
@@ -261,9 +262,11 @@ func (n *notebook) note(_ context.Context, r fanout.Result) error {
 	return nil
 }
 
+// errCrash is what a crashingJournal returns instead of keeping a note.
 var errCrash = errors.New("crash")
 
-func byTarget(all []fanout.Result, err error) (fanout.Results, error) {
+// resultsByTarget are the results of a round by target.
+func resultsByTarget(all []fanout.Result, err error) (fanout.Results, error) {
 	results := fanout.Results{}
 	for _, r := range all {
 		results[r.Target] = r
@@ -273,19 +276,19 @@ func byTarget(all []fanout.Result, err error) (fanout.Results, error) {
 
 func TestSaga_GoesOnFromItsJournalWhereverItCrashed(t *testing.T) {
 	for name, c := range map[string]struct {
-		targets func(*journal) []fanout.Target
+		targets func(*callLog) []fanout.Target
 		want    map[string]string
 		calls   map[string]int // of what succeeds: once, but for what could not be noted
 	}{
 		"to its end": {
-			func(j *journal) []fanout.Target {
+			func(j *callLog) []fanout.Target {
 				return []fanout.Target{j.step("a", answering(200), answering(200)), after(j.step("b", answering(200), answering(200)), "a"), after(j.step("c", answering(200), nil), "b")}
 			},
 			map[string]string{"a": "delivered", "b": "delivered", "c": "delivered"},
 			map[string]int{"a": 1, "b": 1, "c": 1},
 		},
 		"back to its beginning": {
-			func(j *journal) []fanout.Target {
+			func(j *callLog) []fanout.Target {
 				return []fanout.Target{j.step("a", answering(200), answering(200)), after(j.step("b", answering(200), answering(200)), "a"), after(j.step("c", answering(400), nil), "b")}
 			},
 			map[string]string{"a": "compensated", "b": "compensated", "c": "failed"},
@@ -294,12 +297,12 @@ func TestSaga_GoesOnFromItsJournalWhereverItCrashed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for notes := range 6 {
-				var j journal
-				q := &notingQueue{}
+				var j callLog
+				q := &manualQueue{}
 				var log records
 				d := newWith(t, fanout.Config{Targets: c.targets(&j), Queue: q, Logger: log.logger(slog.LevelWarn)})
 				submit(t, d)
-				kept := &notebook{left: notes}
+				kept := &crashingJournal{left: notes}
 				results, err := q.deliver(t.Context(), kept)
 				crashed := err != nil
 				if crashed {
@@ -326,15 +329,15 @@ func TestSaga_GoesOnFromItsJournalWhereverItCrashed(t *testing.T) {
 }
 
 func TestSaga_GoesOnThoughItsTargetsDependOnEachOtherNoMore(t *testing.T) {
-	var j journal
-	q := &notingQueue{}
+	var j callLog
+	q := &manualQueue{}
 	a, b := j.step("a", answering(200), nil), j.step("b", answering(400, 200), nil)
 	accepted := newWith(t, fanout.Config{Targets: []fanout.Target{a, after(b, "a")}, Queue: q})
 	submit(t, accepted)
-	later := &notingQueue{}
+	later := &manualQueue{}
 	newWith(t, fanout.Config{Targets: []fanout.Target{a, b}, Queue: later})
 	later.delivery = &fanout.Delivery{Payload: q.delivery.Payload, Targets: q.delivery.Targets, Chained: true}
-	kept := &notebook{left: 100}
+	kept := &crashingJournal{left: 100}
 	_, err := later.deliver(t.Context(), kept)
 	require.Error(t, err, "b is left for later")
 	results, err := later.deliver(t.Context(), kept)
@@ -344,8 +347,8 @@ func TestSaga_GoesOnThoughItsTargetsDependOnEachOtherNoMore(t *testing.T) {
 }
 
 func TestSaga_WithAJournalIsSuspendedNotUndoneWhenItsTimeIsOver(t *testing.T) {
-	var j journal
-	q := &notingQueue{}
+	var j callLog
+	q := &manualQueue{}
 	ctx, cancel := context.WithCancel(t.Context())
 	stop := func(ctx context.Context, _ *fanout.Request) (*fanout.Response, error) {
 		cancel()
@@ -355,7 +358,7 @@ func TestSaga_WithAJournalIsSuspendedNotUndoneWhenItsTimeIsOver(t *testing.T) {
 	b := fanout.Target{Name: "b", Sender: fanout.SenderFunc(stop), Compensate: &fanout.Target{Sender: fanout.SenderFunc(stop)}}
 	d := newWith(t, fanout.Config{Targets: []fanout.Target{j.step("a", answering(200), answering(200)), after(b, "a")}, Queue: q})
 	submit(t, d)
-	kept := &notebook{left: 100}
+	kept := &crashingJournal{left: 100}
 	_, err := q.deliver(ctx, kept)
 	require.ErrorIs(t, err, context.Canceled)
 	assert.Equal(t, map[string]int{"a": 1}, j.count(), "nothing is undone")
@@ -364,14 +367,14 @@ func TestSaga_WithAJournalIsSuspendedNotUndoneWhenItsTimeIsOver(t *testing.T) {
 }
 
 func TestSaga_LeavesAFailureWithNoWayBackForAnotherRound(t *testing.T) {
-	var j journal
-	q := &notingQueue{}
+	var j callLog
+	q := &manualQueue{}
 	pay := j.step("pay", answering(200), answering(200))
 	pay.Pivot = true
 	answers := answering(400, 200)
 	d := newWith(t, fanout.Config{Targets: []fanout.Target{pay, after(j.step("ship", answers, nil), "pay")}, Queue: q})
 	submit(t, d)
-	kept := &notebook{left: 100}
+	kept := &crashingJournal{left: 100}
 	results, err := q.deliver(t.Context(), kept)
 	require.Error(t, err)
 	assert.Equal(t, map[string]string{"pay": "delivered", "ship": "failed"}, outcomesOf(results))

@@ -41,7 +41,7 @@ func TestAuthenticator_ThatBreaksTheRequestDoesNotAccuseTheTarget(t *testing.T) 
 			synctest.Test(t, func(t *testing.T) {
 				target := via("crm", answering(200))
 				target.Auth = auth
-				r := to(t, target, fanout.Policy{})
+				r := deliverTo(t, target, fanout.Policy{})
 				assert.Equal(t, fanout.Rejected, r.Outcome)
 				require.ErrorIs(t, r.Err(), fanout.ErrAuth)
 				assert.Empty(t, r.Attempts)
@@ -87,7 +87,7 @@ func TestAuthenticator_ItsAddressIsInNoError(t *testing.T) {
 	target.Auth = fanout.AuthenticatorFunc(func(context.Context, *http.Request) error {
 		return fmt.Errorf("token: %w", &url.Error{Op: "Post", URL: "https://auth.example/?secret=s3cr3t", Err: io.ErrUnexpectedEOF})
 	})
-	r := to(t, target, keyed)
+	r := deliverTo(t, target, keyed)
 	require.EqualError(t, r.Err(), "crm: authentication failed: token: Post: unexpected EOF")
 	require.ErrorIs(t, r.Err(), io.ErrUnexpectedEOF)
 }
@@ -110,10 +110,11 @@ func TestAuthenticator_RequestForATokenIsNotTakenForTheTargets(t *testing.T) {
 		}
 		return auth.Token{Value: auth.NewSecret("t-1")}, answer.Body.Close()
 	}))
-	r := to(t, crm, fanout.Policy{AttemptTimeout: 100 * time.Millisecond, Idempotency: fanout.Idempotency{Header: "-"}})
+	r := deliverTo(t, crm, fanout.Policy{AttemptTimeout: 100 * time.Millisecond, Idempotency: fanout.Idempotency{Header: "-"}})
 	assert.Equal(t, fanout.Failed, r.Outcome, "the handshake with the target never ended, so nothing was sent to it")
 }
 
+// renewable is an Authenticator that counts how often it is used and renewed.
 type renewable struct {
 	renewals, uses int
 	err            error
@@ -159,11 +160,12 @@ func TestRefresher_ThatFailsEndsTheDelivery(t *testing.T) {
 	})
 }
 
-// wrapped is an Authenticator that adds to another one.
-type wrapped struct{ fanout.Authenticator }
+// wrappedAuth is an Authenticator that adds to another one.
+type wrappedAuth struct{ fanout.Authenticator }
 
-func (w wrapped) Unwrap() fanout.Authenticator { return w.Authenticator }
+func (w wrappedAuth) Unwrap() fanout.Authenticator { return w.Authenticator }
 
+// wrappedSigner is a Signer that adds to another one.
 type wrappedSigner struct{ fanout.Signer }
 
 func (w wrappedSigner) Unwrap() fanout.Signer { return w.Signer }
@@ -186,38 +188,41 @@ func (a *renewing) Refresh(_ context.Context, refused *http.Request) error {
 }
 
 func TestRefresher_IsToldWhichRequestWasRefusedThroughDecoratorsToo(t *testing.T) {
-	for name, wrap := range map[string]func(fanout.Authenticator) fanout.Authenticator{
-		"itself":  func(a fanout.Authenticator) fanout.Authenticator { return a },
-		"wrapped": func(a fanout.Authenticator) fanout.Authenticator { return wrapped{wrapped{a}} },
-	} {
-		auth := &renewing{number: "1"}
-		crm := via("crm", func(r *http.Request) (*http.Response, error) {
-			if r.Header.Get("Authorization") == "Bearer t-1" {
-				return answer(401, ""), nil
-			}
-			return answer(200, ""), nil
-		})
-		crm.Auth = wrap(auth)
-		r := dispatch(t.Context(), newDispatcher(t, crm))["crm"]
-		assert.Equal(t, fanout.Delivered, r.Outcome, name)
-		assert.Equal(t, []string{"Bearer t-1"}, auth.refused, name)
-	}
-	crm := via("crm", answering(401))
-	crm.Auth = wrapped{}
-	_, err := fanout.New(fanout.Config{Targets: []fanout.Target{crm}})
-	require.NoError(t, err, "what wraps nothing has no further ability")
+	synctest.Test(t, func(t *testing.T) {
+		for name, wrap := range map[string]func(fanout.Authenticator) fanout.Authenticator{
+			"itself":  func(a fanout.Authenticator) fanout.Authenticator { return a },
+			"wrapped": func(a fanout.Authenticator) fanout.Authenticator { return wrappedAuth{wrappedAuth{a}} },
+		} {
+			auth := &renewing{number: "1"}
+			crm := via("crm", func(r *http.Request) (*http.Response, error) {
+				if r.Header.Get("Authorization") == "Bearer t-1" {
+					return answer(401, ""), nil
+				}
+				return answer(200, ""), nil
+			})
+			crm.Auth = wrap(auth)
+			r := dispatch(t.Context(), newDispatcher(t, crm))["crm"]
+			assert.Equal(t, fanout.Delivered, r.Outcome, name)
+			assert.Equal(t, []string{"Bearer t-1"}, auth.refused, name)
+		}
+		crm := via("crm", answering(401))
+		crm.Auth = wrappedAuth{}
+		_, err := fanout.New(fanout.Config{Targets: []fanout.Target{crm}})
+		require.NoError(t, err, "what wraps nothing has no further ability")
+	})
 }
 
-type useless struct {
+// neverWorks is an Authenticator and Signer whose check always fails.
+type neverWorks struct {
 	fanout.Authenticator
 	fanout.Signer
 }
 
-func (useless) Check() error { return errors.New("can never work") }
+func (neverWorks) Check() error { return errors.New("can never work") }
 
 func TestCheck_IsFoundThroughDecorators(t *testing.T) {
 	authenticated, signed := via("crm", nil), via("hook", nil)
-	authenticated.Auth, signed.Sign = wrapped{useless{}}, wrappedSigner{useless{}}
+	authenticated.Auth, signed.Sign = wrappedAuth{neverWorks{}}, wrappedSigner{neverWorks{}}
 	for want, target := range map[string]fanout.Target{
 		`fanout: target "crm": Auth: can never work`:  authenticated,
 		`fanout: target "hook": Sign: can never work`: signed,
@@ -273,21 +278,23 @@ func TestSigner_SeesTheRequestAsItIsSent(t *testing.T) {
 }
 
 func TestSigner_AddsToAHeaderOfItsOwnAttempt(t *testing.T) {
-	var got []http.Header
-	statuses := inTurn(503, 200)
-	hook := with(via("hook", func(r *http.Request) (*http.Response, error) {
-		got = append(got, r.Header.Clone())
-		return answer(statuses(), ""), nil
-	}), fanout.Policy{Retry: fanout.Retry{ThrottledBackoff: -1}})
-	hook.Header = http.Header{"X-Tenant": {"7"}}
-	dispatch(t.Context(), newDispatcher(t, signed(hook, fanout.SignerFunc(func(_ context.Context, r *fanout.Request) error {
-		r.Header.Add("X-Tenant", "8")
-		r.Header.Add("X-Signature", r.RequestID)
-		return nil
-	}))))
-	require.Len(t, got, 2)
-	for _, h := range got {
-		assert.Equal(t, []string{"7", "8"}, h["X-Tenant"], "what an attempt adds is not seen by the next one")
-		assert.Equal(t, []string{h.Get(fanout.RequestIDHeader)}, h["X-Signature"])
-	}
+	synctest.Test(t, func(t *testing.T) {
+		var got []http.Header
+		statuses := inTurn(503, 200)
+		hook := with(via("hook", func(r *http.Request) (*http.Response, error) {
+			got = append(got, r.Header.Clone())
+			return answer(statuses(), ""), nil
+		}), fanout.Policy{Retry: fanout.Retry{ThrottledBackoff: -1}})
+		hook.Header = http.Header{"X-Tenant": {"7"}}
+		dispatch(t.Context(), newDispatcher(t, signed(hook, fanout.SignerFunc(func(_ context.Context, r *fanout.Request) error {
+			r.Header.Add("X-Tenant", "8")
+			r.Header.Add("X-Signature", r.RequestID)
+			return nil
+		}))))
+		require.Len(t, got, 2)
+		for _, h := range got {
+			assert.Equal(t, []string{"7", "8"}, h["X-Tenant"], "what an attempt adds is not seen by the next one")
+			assert.Equal(t, []string{h.Get(fanout.RequestIDHeader)}, h["X-Signature"])
+		}
+	})
 }

@@ -53,8 +53,8 @@ func TestSnapshot_SaysHowEachTargetIs(t *testing.T) {
 
 func TestSnapshot_OfABacklogThatCannotBeReadIsNotEmpty(t *testing.T) {
 	for name, queue := range map[string]fanout.Queue{
-		"blind":         blind{fanout.NewMemoryQueue(fanout.MemoryLimits{})},
-		"blind, within": wrappedQueue{blind{fanout.NewMemoryQueue(fanout.MemoryLimits{})}},
+		"blind":         unreadableBacklog{fanout.NewMemoryQueue(fanout.MemoryLimits{})},
+		"blind, within": wrappedQueue{unreadableBacklog{fanout.NewMemoryQueue(fanout.MemoryLimits{})}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			reader := sdkmetric.NewManualReader()

@@ -56,7 +56,7 @@ func TestTarget_ThatCannotBeUsedIsRefusedByNameAndField(t *testing.T) {
 
 func TestTarget_IsCopiedThroughAndThrough(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var j journal
+		var j callLog
 		slow400 := delayed(time.Second, answering(400))
 		pay := j.step("pay", answering(200), answering(200))
 		ship := after(j.step("ship", slow400, nil), "pay")

@@ -25,28 +25,34 @@ type wire func(*http.Request) (*http.Response, error)
 
 func (w wire) RoundTrip(r *http.Request) (*http.Response, error) { return w(r) }
 
+// answering is a target that always answers with the status.
 func answering(status int) wire {
 	return func(*http.Request) (*http.Response, error) { return answer(status), nil }
 }
 
+// answer is a target's answer with the status given.
 func answer(status int) *http.Response {
 	return &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("{}"))}
 }
 
+// crm is a target over the wire given, with the authenticator.
 func crm(w wire, auth fanout.Authenticator) fanout.Target {
 	return fanout.Target{Name: "crm", URL: "https://crm.example/v1", Transport: w, Auth: auth}
 }
 
+// with is the target under the policy given.
 func with(t fanout.Target, p fanout.Policy) fanout.Target {
 	t.Policy = p
 	return t
 }
 
+// newDispatcher is newWith, with the targets given and all else by default.
 func newDispatcher(t *testing.T, targets ...fanout.Target) *fanout.Dispatcher {
 	t.Helper()
 	return newWith(t, fanout.Config{Targets: targets})
 }
 
+// newWith makes a dispatcher that is closed without an error when the test ends.
 func newWith(t *testing.T, config fanout.Config) *fanout.Dispatcher {
 	t.Helper()
 	d, err := fanout.New(config)
@@ -61,6 +67,7 @@ func dispatch(ctx context.Context, d *fanout.Dispatcher) fanout.Result {
 	return results["crm"]
 }
 
+// all calls the function n times at once, and waits for all.
 func all(n int, do func()) {
 	var group sync.WaitGroup
 	for range n {

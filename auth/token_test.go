@@ -48,6 +48,7 @@ func (s *tokens) Token(ctx context.Context) (auth.Token, error) {
 
 func (s *tokens) fail(err error) { s.err.Store(&err) }
 
+// unbounded lets any number of attempts be made at once.
 var unbounded = fanout.Policy{Bulkhead: fanout.Bulkhead{MaxConcurrent: -1}}
 
 func TestTokens_AreFetchedOnceForAThousandDispatches(t *testing.T) {
@@ -342,18 +343,20 @@ func (d tenant) Authenticate(ctx context.Context, r *http.Request) error {
 func (d tenant) Unwrap() fanout.Authenticator { return d.Authenticator }
 
 func TestTokens_KeepTheirAbilitiesInADecorator(t *testing.T) {
-	source := &tokens{}
-	refuses := func(r *http.Request) (*http.Response, error) {
-		assert.Equal(t, "7", r.Header.Get("X-Tenant"))
-		if r.Header.Get("Authorization") == "Bearer t-1" {
-			return answer(401), nil
+	synctest.Test(t, func(t *testing.T) {
+		source := &tokens{}
+		refuses := func(r *http.Request) (*http.Response, error) {
+			assert.Equal(t, "7", r.Header.Get("X-Tenant"))
+			if r.Header.Get("Authorization") == "Bearer t-1" {
+				return answer(401), nil
+			}
+			return answer(200), nil
 		}
-		return answer(200), nil
-	}
-	assert.Equal(t, fanout.Delivered, dispatch(t.Context(), newDispatcher(t, crm(refuses, tenant{auth.Tokens(source)}))).Outcome)
-	assert.EqualValues(t, 2, source.calls.Load())
-	_, err := fanout.New(fanout.Config{Targets: []fanout.Target{crm(nil, tenant{auth.Tokens(nil)})}})
-	require.EqualError(t, err, `fanout: target "crm": Auth: its source of tokens is nil`)
+		assert.Equal(t, fanout.Delivered, dispatch(t.Context(), newDispatcher(t, crm(refuses, tenant{auth.Tokens(source)}))).Outcome)
+		assert.EqualValues(t, 2, source.calls.Load())
+		_, err := fanout.New(fanout.Config{Targets: []fanout.Target{crm(nil, tenant{auth.Tokens(nil)})}})
+		require.EqualError(t, err, `fanout: target "crm": Auth: its source of tokens is nil`)
+	})
 }
 
 func TestTokens_ThatWereNotRenewedAreRenewedSoonAfter(t *testing.T) {

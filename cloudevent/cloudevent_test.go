@@ -13,6 +13,7 @@ import (
 	"github.com/fanout-go/fanout/fanouttest"
 )
 
+// placed is an event with all of its attributes.
 var placed = cloudevent.Event{
 	ID: "e-7", Source: "/shop", Type: "shop.order.placed", Subject: "Zürich 100%", Time: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC),
 	Extensions: map[string]string{"traceid": "abc"}, Data: map[string]int{"cents": 1999},
@@ -100,6 +101,7 @@ func TestEvent_HasATimeAndAnIDOfItsOwn(t *testing.T) {
 	assert.Empty(t, payload.Key)
 }
 
+// oops is a value that cannot be encoded.
 type oops struct{}
 
 func (oops) MarshalJSON() ([]byte, error) { panic("oops") }

@@ -84,10 +84,12 @@ func TestRead_KnowsEveryFieldThatHoldsData(t *testing.T) {
 	assert.ElementsMatch(t, notData, left)
 }
 
+// snake is a field's name as files have it: MaxAttempts is max_attempts.
 func snake(name string) string {
 	return strings.ToLower(regexp.MustCompile(`([a-z])([A-Z])`).ReplaceAllString(name, "${1}_${2}"))
 }
 
+// sample is a value in JSON that the field takes.
 func sample(f reflect.StructField) string {
 	value := `1`
 	switch {
@@ -227,8 +229,10 @@ func TestRead_IsBounded(t *testing.T) {
 	require.ErrorIs(t, err, errBroken)
 }
 
+// errBroken is what a brokenReader returns.
 var errBroken = errors.New("broken")
 
+// brokenReader is a file that cannot be read.
 type brokenReader struct{}
 
 func (brokenReader) Read([]byte) (int, error) { return 0, errBroken }

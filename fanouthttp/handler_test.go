@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -20,6 +21,7 @@ import (
 	"github.com/fanout-go/fanout/fanouttest"
 )
 
+// inbound is a client's request with a body in JSON; header is names and values in turn.
 func inbound(method, body string, header ...string) *http.Request {
 	r := httptest.NewRequest(method, "/events", strings.NewReader(body))
 	r.Header.Set("Content-Type", "application/json")
@@ -29,6 +31,7 @@ func inbound(method, body string, header ...string) *http.Request {
 	return r
 }
 
+// serveTo has the handler answer the request.
 func serveTo(h http.Handler, r *http.Request) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
@@ -235,14 +238,16 @@ func (q refusing) Submit(context.Context, []fanout.Delivery) error { return q.er
 func (refusing) Close(context.Context) error                       { return nil }
 
 func TestHandler_AcceptsNothingThatItsQueueRefused(t *testing.T) {
-	_, inner := newDispatcher(t, via("broker", answering(500))).Dispatch(t.Context(), "x")
-	require.Error(t, inner)
-	d := newWith(t, fanout.Config{Targets: []fanout.Target{via("crm", answering(200))}, Queue: refusing{inner}})
-	answer := httptest.NewRecorder()
-	request := httptest.NewRequest(http.MethodPost, "/", strings.NewReader("{}"))
-	request.Header.Set("Content-Type", "application/json")
-	newHandler(t, d, fanouthttp.Config{}).ServeHTTP(answer, request)
-	assert.Equal(t, http.StatusInternalServerError, answer.Code)
+	synctest.Test(t, func(t *testing.T) {
+		_, inner := newDispatcher(t, via("broker", answering(500))).Dispatch(t.Context(), "x")
+		require.Error(t, inner)
+		d := newWith(t, fanout.Config{Targets: []fanout.Target{via("crm", answering(200))}, Queue: refusing{inner}})
+		answer := httptest.NewRecorder()
+		request := httptest.NewRequest(http.MethodPost, "/", strings.NewReader("{}"))
+		request.Header.Set("Content-Type", "application/json")
+		newHandler(t, d, fanouthttp.Config{}).ServeHTTP(answer, request)
+		assert.Equal(t, http.StatusInternalServerError, answer.Code)
+	})
 }
 
 func TestHandler_PassesOnHowTheBodyIsEncoded(t *testing.T) {

@@ -21,6 +21,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
+// newHandler makes a handler, which must succeed.
 func newHandler(t *testing.T, d *fanout.Dispatcher, config fanouthttp.Config) http.Handler {
 	t.Helper()
 	h, err := fanouthttp.NewHandler(d, config)
@@ -28,11 +29,13 @@ func newHandler(t *testing.T, d *fanout.Dispatcher, config fanouthttp.Config) ht
 	return h
 }
 
+// newDispatcher is newWith, with the targets given and all else by default.
 func newDispatcher(t *testing.T, targets ...fanout.Target) *fanout.Dispatcher {
 	t.Helper()
 	return newWith(t, fanout.Config{Targets: targets})
 }
 
+// newWith makes a dispatcher that is closed without an error when the test ends.
 func newWith(t *testing.T, config fanout.Config) *fanout.Dispatcher {
 	t.Helper()
 	d, err := fanout.New(config)
@@ -56,14 +59,17 @@ func via(name string, w wire) fanout.Target {
 	return fanout.Target{Name: name, URL: "https://" + name + ".example/v1", Transport: w}
 }
 
+// answering is a target that always answers with the status.
 func answering(status int) wire {
 	return func(*http.Request) (*http.Response, error) { return answer(status), nil }
 }
 
+// answer is a target's answer with the status given.
 func answer(status int) *http.Response {
 	return &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("{}")), ContentLength: 2}
 }
 
+// brokenReader is a body that cannot be read.
 type brokenReader struct{}
 
 func (brokenReader) Read([]byte) (int, error) { return 0, errors.New("broken") }

@@ -19,6 +19,7 @@ import (
 	"github.com/fanout-go/fanout/fanouttest"
 )
 
+// get asks the handler for a page in the format given.
 func get(h http.Handler, url, accept string) *httptest.ResponseRecorder {
 	request := httptest.NewRequest(http.MethodGet, url, nil)
 	request.Header.Set("Accept", accept)

@@ -4,7 +4,7 @@
 //
 // The test of a handler that signs users up looks like this:
 //
-//	func TestSignUpReachesTheCRMThoughItIsUnavailableAtFirst(t *testing.T) {
+//	func TestSignUp_ReachesTheCRMThoughItIsUnavailableAtFirst(t *testing.T) {
 //		crm := fanouttest.NewTarget(t, fanouttest.Status(503), fanouttest.Status(201))
 //		target := crm.Target("crm")
 //		target.Retry.ThrottledBackoff = time.Millisecond

@@ -7,7 +7,7 @@ import (
 	"github.com/fanout-go/fanout/fanouttest"
 )
 
-func TestTheQueueInMemoryKeepsTheContract(t *testing.T) {
+func TestQueue_TheOneInMemoryKeepsTheContract(t *testing.T) {
 	for name, limits := range map[string]fanout.MemoryLimits{
 		"default":    {},
 		"one worker": {Workers: 1},

@@ -31,10 +31,12 @@ func (w wire) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: w(r, body), Header: http.Header{}, Body: http.NoBody}, err
 }
 
+// signed is a target over the wire given, with the signer.
 func signed(name string, w wire, s fanout.Signer) fanout.Target {
 	return fanout.Target{Name: name, URL: "https://" + name + ".example/v1", Transport: w, Sign: s}
 }
 
+// dispatch sends a small payload to the targets, through a dispatcher of its own.
 func dispatch(t *testing.T, targets ...fanout.Target) fanout.Results {
 	t.Helper()
 	d, err := fanout.New(fanout.Config{Targets: targets, Logger: slog.New(slog.DiscardHandler)})

@@ -8,6 +8,7 @@ import (
 	"github.com/fanout-go/fanout/internal/panics"
 )
 
+// oops panics.
 func oops() { panic("oops") }
 
 // again recovers and panics again, as encoding/json does.

@@ -16,7 +16,7 @@ import (
 	"github.com/fanout-go/fanout/fanouttest"
 )
 
-func TestSignUpReachesTheCRMThoughItIsUnavailableAtFirst(t *testing.T) {
+func TestSignUp_ReachesTheCRMThoughItIsUnavailableAtFirst(t *testing.T) {
 	crm := fanouttest.NewTarget(t, fanouttest.Status(503), fanouttest.Status(201))
 	target := crm.Target("crm")
 	target.Retry.ThrottledBackoff = time.Millisecond
@@ -31,6 +31,7 @@ func TestSignUpReachesTheCRMThoughItIsUnavailableAtFirst(t *testing.T) {
 	require.JSONEq(t, `{"name":"Ada"}`, string(crm.Requests()[1].Body))
 }
 
+// signUp is a handler as a service has it.
 func signUp(d *fanout.Dispatcher) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		var form struct {
@@ -48,10 +49,10 @@ func signUp(d *fanout.Dispatcher) http.HandlerFunc {
 	}
 }
 
-func TestThePackagePageShowsThatTest(t *testing.T) {
+func TestPackagePage_ShowsATestThatRuns(t *testing.T) {
 	page, err := os.ReadFile("doc.go")
 	require.NoError(t, err)
-	test, err := os.ReadFile("handler_test.go")
+	test, err := os.ReadFile("doc_test.go")
 	require.NoError(t, err)
 	shown := regexp.MustCompile(`(?s)//\tfunc Test.*//\t}\n`).FindString(string(page))
 	require.NotEmpty(t, shown)
