@@ -2,6 +2,7 @@ package fanout_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -58,4 +59,34 @@ func TestWorker_MakesAPayloadWholeThatAQueueHasMadeAgain(t *testing.T) {
 	require.Len(t, sender.Requests(), 1)
 	assert.Equal(t, "o-1:ledger", sender.Requests()[0].Key)
 	assert.Equal(t, "o-1", sender.Requests()[0].Payload.CorrelationID)
+}
+
+func TestDelivery_GivenNamesATargetThatNobodyFindsByName(t *testing.T) {
+	q := &manualQueue{}
+	d := newWith(t, fanout.Config{Queue: q, Targets: []fanout.Target{via("crm", answering(200))},
+		Lookup: func(_ context.Context, name string) (fanout.Target, error) { return via(name, answering(200)), nil }})
+	for _, test := range []struct {
+		option fanout.Option
+		want   string
+	}{
+		{fanout.ToTargets(via("hook", answering(200))), "hook"},
+		{fanout.To("crm"), ""},
+		{fanout.To("found"), ""},
+	} {
+		submit(t, d, test.option)
+		assert.Equal(t, test.want, q.delivery.Given())
+	}
+}
+
+func TestUndeliveredError_NamesTheFirstFewInOneLine(t *testing.T) {
+	left := func(n int) *fanout.UndeliveredError {
+		e := &fanout.UndeliveredError{Err: context.DeadlineExceeded}
+		for range n {
+			e.Left = append(e.Left, fanout.Result{Target: "crm", Payload: &fanout.Payload{ID: "o-1"}})
+		}
+		return e
+	}
+	require.EqualError(t, left(2), "fanout: not delivered: 2 (context deadline exceeded): o-1 to crm, o-1 to crm")
+	require.EqualError(t, left(7), "fanout: not delivered: 7 (context deadline exceeded): "+strings.Repeat("o-1 to crm, ", 4)+"o-1 to crm and 2 more")
+	require.ErrorIs(t, left(1), context.DeadlineExceeded)
 }

@@ -27,6 +27,32 @@ func TestResults_WithAMisspeltNameDoNotReadAsSuccess(t *testing.T) {
 	require.Error(t, fanout.Result{Target: "crm", Outcome: fanout.Failed}.Err(), "made by hand, without a reason")
 }
 
+func TestOutcome_IsTextBothWays(t *testing.T) {
+	names := map[string]bool{}
+	for outcome := fanout.Delivered; outcome <= fanout.CompensationFailed; outcome++ {
+		text, err := outcome.MarshalText()
+		require.NoError(t, err)
+		var read fanout.Outcome
+		require.NoError(t, read.UnmarshalText(text))
+		assert.Equal(t, outcome, read)
+		names[string(text)] = true
+	}
+	assert.Len(t, names, 8)
+	var none fanout.Outcome
+	require.Error(t, none.UnmarshalText(nil), "the zero value is no outcome")
+}
+
+func TestAttemptKind_IsTextBothWays(t *testing.T) {
+	for kind, want := range map[fanout.AttemptKind]string{0: "", fanout.HedgeAttempt: "hedge", fanout.FallbackAttempt: "fallback", fanout.CompensationAttempt: "compensation"} {
+		text, err := kind.MarshalText()
+		require.NoError(t, err)
+		assert.Equal(t, want, string(text))
+		var read fanout.AttemptKind
+		require.NoError(t, read.UnmarshalText(text))
+		assert.Equal(t, kind, read)
+	}
+}
+
 func TestDecode_ShowsNothingOfTheBody(t *testing.T) {
 	d := newDispatcher(t, via("crm", func(*http.Request) (*http.Response, error) { return answer(200, `{"id": 5500000012345678}`), nil }))
 	_, err := fanout.Decode[struct{ ID int8 }](dispatch(t.Context(), d)["crm"])
