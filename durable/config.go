@@ -13,85 +13,108 @@ import (
 	"github.com/fanout-go/fanout/durable/internal/river"
 )
 
-// Config is how a [Queue] works. Its zero value is ready.
+// Config configures a [Queue]. The zero value is usable: every field has a default.
 type Config struct {
-	// Schedule is how long to wait after each round that failed. A round is what
-	// [fanout.Policy] allows: a few attempts within its Timeout. After the last one
-	// the delivery is a dead letter. Up to a fifth is added to each wait at random,
-	// and a target's Retry-After, up to 24 h, is waited for if that is longer. No wait
-	// is longer than a year. Default
-	// [StandardSchedule].
+	// Schedule lists the waits between the rounds of a delivery. In a round the delivery is
+	// tried as its [fanout.Policy] allows: a few attempts within Policy.Timeout. If the
+	// round fails, the queue waits and starts the next one. With {time.Minute, time.Hour},
+	// for example, there are three rounds. If the last round fails too, the delivery becomes
+	// a dead letter.
+	//
+	// Up to a fifth is added to each wait at random. If a target asks for a longer wait by
+	// Retry-After, the queue waits that long, up to 24 h. Nil means the default,
+	// [StandardSchedule]. An empty list means a single round. A zero wait is replaced by 50
+	// ms. Negative waits, waits under 1 ms, waits over a year and more than 1,000 waits are
+	// refused.
 	Schedule []time.Duration
-	// Concurrency is how many deliveries to one target are under way at once in this
-	// process. Default 64, as [fanout.Bulkhead]. More than 10,000 is refused.
+	// Concurrency is how many deliveries to one target run at the same time in this process.
+	// Zero means the default, 64, as in [fanout.Bulkhead]. A negative value and more than
+	// 10,000 are refused.
 	Concurrency int
-	// Targets says otherwise for some, by name.
+	// Targets overrides Schedule and Concurrency for single targets, by name. Default none.
 	Targets map[string]TargetConfig
-	// Final reports whether a failed round is the last one, whatever Schedule says.
-	// Default [Final]: a 410, a blocked address, and what must not be repeated.
+	// Final reports whether a round that failed is the last one, however many rounds
+	// Schedule has left. Default [Final].
 	Final func(fanout.Result) bool
 
-	// MaxPayloadBytes bounds body and header together, which are stored once for each
-	// target. Default 1 MiB; negative means no bound.
+	// MaxPayloadBytes limits the size of a payload's body and header together. They are
+	// stored once for each target. Zero means the default, 1 MiB; negative means no limit.
+	// Submit refuses a larger payload with [fanout.ErrPayloadTooLarge].
 	MaxPayloadBytes int
-	// Encryption keeps payloads and answers unreadable in the database; names, IDs,
-	// ordering keys and errors stay readable. Keys are rotated by whoever implements it:
-	// a keyset of Tink does. What cannot be decrypted waits, and is logged. Default none.
+	// Encryption encrypts payloads and answers in the database. Names of targets, IDs,
+	// ordering keys and errors stay readable. The implementation is responsible for key
+	// rotation; a keyset of Tink supports it. A delivery that cannot be decrypted stays in
+	// the database, is logged, and is tried again every minute. Default none.
 	Encryption AEAD
-	// AcceptPlaintext has what was accepted before there was Encryption delivered, too.
-	// Whoever can write to the database can then pass off a payload. Default false.
+	// AcceptPlaintext also delivers payloads that are stored unencrypted although Encryption
+	// is set. It is for payloads that were submitted before Encryption was set. While it is
+	// on, anybody who can write to the database can insert a forged payload. Default false.
 	AcceptPlaintext bool
-	// SubmitOnly has this process submit and deliver nothing: others do. Default false.
+	// SubmitOnly makes this process submit without delivering: other processes deliver.
+	// Default false.
 	SubmitOnly bool
-	// Retention is how long a delivery is remembered after it was made, and so how
-	// long [fanout.ID] knows it. Default 24 h, least 1 s; negative means for ever. Dead
-	// letters are kept until they are replayed or discarded.
+	// Retention is how long a delivery is remembered after it was made. During that time,
+	// submitting a payload with the same [fanout.Payload] ID again changes nothing. Zero
+	// means the default, 24 h; negative means forever; a positive value under 1 s is
+	// refused. Dead letters are kept until they are replayed or discarded, whatever
+	// Retention is.
 	Retention time.Duration
-	// TakeOver is how long a process must not have been heard of before others take
-	// over what it was delivering, on Postgres. Default 10 s, least 2 s. A process
-	// that was cut off from the database for longer may deliver some a second time. The
-	// clocks of processes and database should differ by less than a second: what a
-	// process submits whose clock is ahead begins that much later.
+	// TakeOver is how long a process must be silent before others take over its deliveries,
+	// on Postgres. Zero means the default, 10 s. Less than 2 s, and so every negative value,
+	// is refused.
+	//
+	// A process that is cut off from the database for longer than that may still be sending.
+	// Its deliveries may then be made a second time. The clocks of the processes and of the
+	// database should differ by less than a second: if the clock of a process is five
+	// seconds ahead, what it submits begins five seconds late.
 	TakeOver time.Duration
-	// Schema is where the tables are, on Postgres. Default "fanout". It must not be
-	// set for SQLite.
+	// Schema is the Postgres schema that holds the tables: lower-case letters, digits and
+	// underscores, at most 46 characters, and no digit first. Default "fanout". On SQLite it
+	// must be empty.
 	Schema string
-	// Logger gets what goes wrong with the database. Default [log/slog.Default].
+	// Logger gets problems with the database, and deliveries that have to wait because they
+	// cannot be read or their target is not known. Default [log/slog.Default].
 	Logger *slog.Logger
 }
 
-// TargetConfig is what is different for one target. Zero fields are as in [Config].
+// TargetConfig overrides parts of [Config] for one target. The limits are the same as
+// there.
 type TargetConfig struct {
-	Schedule    []time.Duration
+	// Schedule replaces [Config.Schedule]. Default nil: that one applies.
+	Schedule []time.Duration
+	// Concurrency replaces [Config.Concurrency]. Default zero: that one applies. A
+	// negative value is refused.
 	Concurrency int
 }
 
-// AEAD encrypts, and authenticates what belongs to it. Those of Tink are such.
+// AEAD encrypts data, and authenticates the associated data with it. Tink's tink.AEAD has
+// these methods.
 type AEAD interface {
 	Encrypt(plaintext, associatedData []byte) ([]byte, error)
 	Decrypt(ciphertext, associatedData []byte) ([]byte, error)
 }
 
-// StandardSchedule is the one that the Standard Webhooks specification gives as an
-// example: nine waits, three days in all.
+// StandardSchedule returns the schedule that the Standard Webhooks specification gives as
+// an example. It has nine waits, which take a little over three days together.
 func StandardSchedule() []time.Duration {
 	return []time.Duration{5 * time.Second, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour, 5 * time.Hour, 10 * time.Hour, 14 * time.Hour, 20 * time.Hour, 24 * time.Hour}
 }
 
-// Final is the default of [Config.Final]. It ends a delivery at once if
+// Final is the default of [Config.Final]. It ends a delivery at once in these cases:
 //
-//   - the answer was 410 Gone, by which a receiver says that it wants no more. That is how
-//     the Standard Webhooks specification reads it. It counts every other status but 2xx as
-//     a failure that is tried again, as Svix and Stripe do: a 401 or a 404 is often a
-//     receiver's own mistake, which it mends within the days of a schedule.
-//   - the address is blocked, see [fanout.ErrAddressBlocked].
-//   - there is no such target any more, see [fanout.ErrTargetGone].
-//   - it may have taken effect and cannot be repeated, see [fanout.ErrNotIdempotent].
-//   - a [fanout.Sender] of yours said by [fanout.Permanent] that it has no use, with an
-//     error that is no [fanout.StatusError].
+//   - The answer was 410 Gone: the receiver wants no more. The Standard Webhooks
+//     specification says so. It treats every other status but 2xx as a failure that is
+//     tried again, and so do Svix and Stripe. A 401 or a 404, for example, is often a
+//     mistake of the receiver, which it corrects within the days of a schedule.
+//   - The address is blocked, see [fanout.ErrAddressBlocked].
+//   - The target does not exist any more, see [fanout.ErrTargetGone].
+//   - The delivery may have taken effect and must not be repeated, see
+//     [fanout.ErrNotIdempotent].
+//   - Your own [fanout.Sender] returned [fanout.Permanent], with an error that is no
+//     [fanout.StatusError].
 //
-// All else is tried again by the schedule, such as a 422, a certificate that has expired,
-// or credentials that are not valid.
+// Everything else is tried again by the schedule, for example a 422, an expired
+// certificate, or invalid credentials.
 func Final(r fanout.Result) bool {
 	if errors.Is(r.Err(), fanout.ErrAddressBlocked) || errors.Is(r.Err(), fanout.ErrNotIdempotent) || errors.Is(r.Err(), fanout.ErrTargetGone) {
 		return true
@@ -99,11 +122,11 @@ func Final(r fanout.Result) bool {
 	if status, ok := errors.AsType[*fanout.StatusError](r.Err()); ok {
 		return status.StatusCode == http.StatusGone
 	}
-	switch fanout.ClassOf(r.Err()) { // of what is not retried within a round, but may be mended
+	switch fanout.ClassOf(r.Err()) { // not retried within a round, but the next one may succeed
 	case fanout.ClassCertificate, fanout.ClassAuth:
 		return false
 	case fanout.ClassResponseTooLarge, fanout.ClassPanic, fanout.ClassGoexit:
-		return r.Outcome == fanout.Unknown && r.Key == "" // and would take effect twice
+		return r.Outcome == fanout.Unknown && r.Key == "" // it may take effect a second time
 	}
 	return errors.Is(r.Err(), fanout.ErrNotRetried)
 }
@@ -176,7 +199,7 @@ func invalid(field, format string, args ...any) error {
 	return &fanout.InvalidError{Where: "durable.Config", Field: field, Err: fmt.Errorf(format, args...)}
 }
 
-// engine is what River needs to know.
+// engine returns the part of the configuration that River's engine needs.
 func (c *Config) engine() river.Config {
 	return river.Config{Concurrency: c.concurrency, Retention: c.Retention, TakeOver: c.TakeOver, Logger: c.Logger}
 }

@@ -12,8 +12,8 @@ import (
 	_ "modernc.org/sqlite" // the driver
 )
 
-// openFile opens the file with the one connection that is fastest, and in which every
-// commit is on disk when it returns.
+// openFile opens the file with a single connection, which is the fastest way to use
+// SQLite. Every commit is on disk when it returns.
 func openFile(path string) (*sql.DB, error) {
 	if path == "" || path == ":memory:" {
 		return nil, errors.New("is not the path of a file")
@@ -40,7 +40,8 @@ func openFile(path string) (*sql.DB, error) {
 	return db, nil
 }
 
-// private makes a new file readable by its owner alone: payloads are in it.
+// private creates the file, if there is none, so that only its owner can read it. It will
+// hold payloads.
 func private(path string) error {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // the caller's own path
 	if err != nil {
@@ -49,9 +50,12 @@ func private(path string) error {
 	return f.Close()
 }
 
+// checkedUpTo is the size up to which a file is checked when it is opened. The check reads
+// the whole file, which takes long for a large one.
 const checkedUpTo = 256 << 20
 
-// check refuses a file that is damaged, unless it is so large that looking would take long.
+// check refuses a file that is damaged. It does not look into a file larger than
+// checkedUpTo.
 func check(db *sql.DB, path string) error {
 	info, err := os.Stat(path)
 	if err != nil || info.Size() > checkedUpTo {

@@ -13,10 +13,11 @@ import (
 	"github.com/fanout-go/fanout/durable/internal/river"
 )
 
-// Hold stops deliveries to a target: in this process at once, in others within a
-// second or two. What is under way ends as it does; what is submitted meanwhile is
-// kept. It lasts until [Queue.Resume], over restarts too. A saga is held if one of its
-// targets is. A name that no target has can be held, too.
+// Hold stops deliveries to a target: at once in this process, and within about two
+// seconds in other processes. Deliveries that are running are finished. What is submitted
+// during the hold is kept. The hold lasts until [Queue.Resume], and survives restarts. A
+// saga is held if any of its targets is. The name need not belong to a configured target.
+// An empty name is an error.
 func (q *Queue) Hold(ctx context.Context, target string) error {
 	if target == "" {
 		return errors.New("durable: no target to hold is named")
@@ -27,7 +28,7 @@ func (q *Queue) Hold(ctx context.Context, target string) error {
 	return nil
 }
 
-// Resume undoes [Queue.Hold]. A target that is not held is no error.
+// Resume ends a [Queue.Hold]. It is no error if the target is not held.
 func (q *Queue) Resume(ctx context.Context, target string) error {
 	if err := q.engine.Holds.Remove(ctx, target); err != nil {
 		return fmt.Errorf("durable: resuming %q: %w", target, err)
@@ -35,15 +36,16 @@ func (q *Queue) Resume(ctx context.Context, target string) error {
 	return nil
 }
 
-// Held names the targets that are held, sorted.
+// Held returns the names of the targets that are held, sorted.
 func (q *Queue) Held(ctx context.Context) ([]string, error) {
 	held, err := q.engine.Holds.List(ctx)
 	return held, named(err)
 }
 
-// Backlog implements [fanout.BacklogReporter]: what is not delivered and what is
-// dead, of all processes, and what is held. It reads every such delivery's row: some
-// 10 ms for 100,000. If there is an error, the list is nil.
+// Backlog implements [fanout.BacklogReporter]. It counts the undelivered deliveries and
+// the dead letters of all processes, and says which targets are held. It reads the row of
+// every such delivery, which takes about 10 ms for 100,000 rows. If there is an error,
+// the list is nil.
 func (q *Queue) Backlog(ctx context.Context) ([]fanout.Backlog, error) {
 	waiting, err := q.engine.Backlog(ctx)
 	if err != nil {
@@ -70,44 +72,45 @@ func (q *Queue) Backlog(ctx context.Context) ([]fanout.Backlog, error) {
 	return backlog, nil
 }
 
-// DeadLetter is a delivery that failed for good. It is kept until it is replayed or
-// discarded.
+// DeadLetter is a delivery that failed for good. The queue keeps it until it is replayed
+// or discarded.
 type DeadLetter struct {
 	ID         int64        `json:"id"`
 	DispatchID string       `json:"dispatch_id"`
-	Target     string       `json:"target"` // of a saga the one that keeps it from its end
+	Target     string       `json:"target"` // of a saga the step that failed last
 	Targets    []string     `json:"targets"`
 	Submitted  time.Time    `json:"submitted"`
 	Died       time.Time    `json:"died"`
 	Rounds     int          `json:"rounds"`
-	Class      fanout.Class `json:"class"` // of the last error
-	Error      string       `json:"error"`
+	Class      fanout.Class `json:"class"` // class of the last error
+	Error      string       `json:"error"` // text of the last error
 }
 
-// Inspection is all there is of a dead letter.
+// Inspection is everything that is stored about a dead letter.
 type Inspection struct {
 	DeadLetter
 	CorrelationID string         `json:"correlation_id"`
 	Payload       fanout.Payload `json:"-"`
-	// History is the results of the rounds that failed, the first one first, with
-	// the attempts, their errors and the beginning of the last answer; of a saga,
-	// those of its steps too. Of an error they have the text and the [fanout.Class].
+	// History holds the results of the failed rounds, the first round first, with their
+	// attempts, errors and the beginning of the last answer. For a saga it also holds the
+	// results of its steps. Errors are restored as their text and their [fanout.Class].
 	History []fanout.Result `json:"-"`
 }
 
-// Filter selects dead letters. Its zero value selects all.
+// Filter selects dead letters. Its zero value selects all: an empty field selects
+// everything.
 type Filter struct {
-	Target string       // of a saga any of its targets
-	Class  fanout.Class // of the last error
-	Since  time.Time    // of when it died; itself included
-	Until  time.Time    // itself not included
+	Target string       // a saga matches by any of its targets
+	Class  fanout.Class // class of the last error
+	Since  time.Time    // died at this time or later
+	Until  time.Time    // died before this time
 }
 
-// ErrNotFound says that there is no dead letter of that ID.
+// ErrNotFound says that there is no dead letter with this ID.
 var ErrNotFound = river.ErrNotFound
 
-// DeadLetters lists them, the oldest submission first. An error ends the list, as its
-// last element.
+// DeadLetters lists the dead letters that the filter selects, the oldest submission
+// first. If there is an error, it is the last element of the list.
 func (q *Queue) DeadLetters(ctx context.Context, f Filter) iter.Seq2[DeadLetter, error] {
 	return func(yield func(DeadLetter, error) bool) {
 		for dead, err := range q.engine.DeadLetters.List(ctx, river.Filter{Target: f.Target, Class: string(f.Class), Since: f.Since, Until: f.Until}) {
@@ -123,8 +126,8 @@ func deadLetter(d river.DeadLetter) DeadLetter {
 		Died: d.Died, Rounds: d.Rounds, Class: fanout.Class(d.Class), Error: d.Error}
 }
 
-// Inspect returns a dead letter with its payload and history. The error is
-// [ErrNotFound] if it is none.
+// Inspect returns a dead letter with its payload and history. The error is [ErrNotFound]
+// if no dead letter has this ID.
 func (q *Queue) Inspect(ctx context.Context, id int64) (*Inspection, error) {
 	one, err := q.inspect(ctx, id)
 	if err != nil {
@@ -157,10 +160,10 @@ func (q *Queue) inspect(ctx context.Context, id int64) (*Inspection, error) {
 	return one, nil
 }
 
-// Replay delivers a dead letter again, with the same idempotency keys and a schedule
-// that begins anew. A saga goes on where it was. In an order it comes before what was
-// submitted later and is not under way. The error is [ErrNotFound] if it is no dead
-// letter, or not any more.
+// Replay delivers a dead letter again, with the same idempotency keys, and its schedule
+// starts from the beginning. A saga continues where it stopped. In an order, see
+// [InOrder], a replayed delivery goes before all that were submitted later and have not
+// begun. The error is [ErrNotFound] if no dead letter has this ID any more.
 func (q *Queue) Replay(ctx context.Context, id int64) error {
 	if err := q.engine.DeadLetters.Replay(ctx, id); err != nil {
 		return fmt.Errorf("durable: replaying %d: %w", id, err)
@@ -168,7 +171,8 @@ func (q *Queue) Replay(ctx context.Context, id int64) error {
 	return nil
 }
 
-// Discard removes a dead letter for good. The error is [ErrNotFound] if it is none.
+// Discard removes a dead letter for good. The error is [ErrNotFound] if no dead letter
+// has this ID.
 func (q *Queue) Discard(ctx context.Context, id int64) error {
 	if err := q.engine.DeadLetters.Discard(ctx, id); err != nil {
 		return fmt.Errorf("durable: discarding %d: %w", id, err)
@@ -176,22 +180,25 @@ func (q *Queue) Discard(ctx context.Context, id int64) error {
 	return nil
 }
 
-// Bulk is how much is done at once.
+// Bulk controls [Queue.ReplayAll] and [Queue.DiscardAll].
 type Bulk struct {
-	// PerSecond is how many are done in a second. Default 50; negative means as many
-	// as can be.
+	// PerSecond is how many dead letters are processed per second. Zero means the default,
+	// 50; negative means no limit.
 	PerSecond float64
-	// Progress, if set, is called after each.
+	// Progress, if not nil, is called after each dead letter. Default nil.
 	Progress func(done, total int)
 }
 
-// ReplayAll replays the dead letters that there are when it begins, and returns how
-// many it did. It ends with the first error, or when ctx does; then it can be called again.
+// ReplayAll replays the dead letters that exist when it begins, and returns how many it
+// replayed. It stops at the first error, or when ctx ends. It can then be called again
+// for the rest. A dead letter that somebody else replays or discards meanwhile is no
+// error, and is not counted.
 func (q *Queue) ReplayAll(ctx context.Context, f Filter, b Bulk) (int, error) {
 	return q.all(ctx, f, b, q.Replay)
 }
 
-// DiscardAll is ReplayAll for [Queue.Discard].
+// DiscardAll discards dead letters with [Queue.Discard]. Otherwise it works like
+// [Queue.ReplayAll].
 func (q *Queue) DiscardAll(ctx context.Context, f Filter, b Bulk) (int, error) {
 	return q.all(ctx, f, b, q.Discard)
 }
@@ -212,7 +219,7 @@ func (q *Queue) all(ctx context.Context, f Filter, b Bulk, do func(context.Conte
 		switch err := do(ctx, id); {
 		case err == nil:
 			done++
-		case !errors.Is(err, ErrNotFound): // somebody else was faster
+		case !errors.Is(err, ErrNotFound): // ErrNotFound: somebody else was faster
 			return done, err
 		}
 		if b.Progress != nil {

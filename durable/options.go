@@ -7,26 +7,32 @@ import (
 	"github.com/fanout-go/fanout"
 )
 
-// InTx has Submit accept the payload within the caller's transaction. If it is committed
-// the payload will be delivered; if it is rolled back it never was there. tx is a *sql.Tx
-// of [Queue.DB] for SQLite, and a pgx.Tx for Postgres.
-// [fanout.Config.Lookup] finds it by [TxFromContext].
+// InTx makes Submit accept the payload within a transaction of the caller. If the
+// transaction is committed, the payload will be delivered. If it is rolled back, nothing
+// was submitted. For SQLite, tx is a *sql.Tx of [Queue.DB]. For Postgres, it is a pgx.Tx.
+// A [fanout.Config.Lookup] gets it from [TxFromContext]. If tx is nil, or belongs to
+// another kind of database, Submit returns a [*fanout.InvalidError].
 func InTx(tx any) fanout.SubmitOption {
 	return fanout.ForQueue(fanout.QueueOption{Name: optionInTx, Value: transaction{tx}})
 }
 
-// InOrder has deliveries that are submitted with the same key, 1 to 256 bytes, reach
-// each target one after the other, in the order in which they were submitted; of
-// transactions, in the order of their commits. One that is retried holds back those of
-// its own key alone; one that fails for good lets the next go on. It is not for targets
-// that depend on each other.
+// InOrder keeps deliveries with the same key in order: each target gets them one after
+// the other, in the order in which they were submitted. If they were submitted in
+// transactions, the order of the commits counts. For example, with the key "customer-7" a
+// target gets "created" before "renamed", while the deliveries of customer-8 go on
+// independently.
+//
+// A delivery that is retried delays only those of its own key. When it fails for good,
+// the next one begins. The key has 1 to 256 bytes. Submit returns a
+// [*fanout.InvalidError] for any other key, and for targets that depend on each other.
 func InOrder(key string) fanout.SubmitOption {
 	return fanout.ForQueue(fanout.QueueOption{Name: optionInOrder, Value: orderKey(key)})
 }
 
-// TxFromContext is the transaction given by [InTx], in the context of
-// [fanout.Config.Lookup]; nil if there is none. In an SQLite file, which has one
-// connection, a look-up that does not use it would wait for it.
+// TxFromContext returns the transaction that was given to [InTx], from the context of a
+// [fanout.Config.Lookup]. It returns nil if there is none. On SQLite a look-up must use
+// it: the file has only one connection, which the transaction occupies, so a query
+// outside it would wait until the look-up times out.
 func TxFromContext(ctx context.Context) any {
 	for _, o := range fanout.QueueOptions(ctx) {
 		if t, ok := o.Value.(transaction); ok {
@@ -43,13 +49,13 @@ type (
 	orderKey    string
 )
 
-// asked is what a submitter asks for.
+// asked holds the options of one Submit.
 type asked struct {
-	tx    any // nil if there is none
+	tx    any // nil if InTx was not given
 	order orderKey
 }
 
-// askedOf reads a delivery's options.
+// askedOf reads the options of a delivery.
 func askedOf(d *fanout.Delivery) (a asked, err error) {
 	if err := d.Check(optionInTx, optionInOrder); err != nil {
 		return a, err

@@ -1,13 +1,14 @@
-// Package durable keeps what is submitted to a [fanout.Dispatcher] in a database until
-// it is delivered: in an SQLite file beside the service, or in Postgres for several
-// machines. It is built on River.
+// Package durable stores what is submitted to a [fanout.Dispatcher] in a database until
+// it is delivered. The database is an SQLite file beside the service, or Postgres for
+// several machines. The package is built on River.
 //
 //	queue, err := durable.Open("deliveries.db", durable.Config{})
 //	dispatcher, err := fanout.New(fanout.Config{Targets: targets, Queue: queue})
 //	id, err := dispatcher.Submit(ctx, signup) // survives a crash from here on
 //
-// Every delivery is made at least once. One whose process died, or whose answer was
-// lost, is made again with the same idempotency key.
+// Every delivery is made at least once. For example, a process may die after a target has
+// acted and before the database says so. The delivery is then made a second time, with
+// the same idempotency key, by which the target can recognize it.
 package durable
 
 import (
@@ -25,33 +26,36 @@ import (
 	"github.com/fanout-go/fanout/durable/internal/river"
 )
 
-// Queue is a [fanout.Queue] that lasts. Make one with [Open], [OpenSQLite] or
-// [OpenPostgres] and give it to one dispatcher. [fanout.Dispatcher.Close] closes it. If
-// [fanout.New] fails, the queue is still yours: call [Queue.Close].
+// Queue is a [fanout.Queue] that stores deliveries in a database. Make one with [Open],
+// [OpenSQLite] or [OpenPostgres], and give it to one dispatcher.
+// [fanout.Dispatcher.Close] closes it. If [fanout.New] fails, call [Queue.Close]
+// yourself.
 //
-// A queue that no dispatcher was made with delivers nothing. It can list and replay dead
-// letters, and hold and resume targets, also for a service that runs in another process.
-// Close such a queue yourself.
+// A queue without a dispatcher delivers nothing. It can list and replay dead letters, and
+// hold and resume targets, also for a service that runs in another process. Close such a
+// queue yourself, too.
 type Queue struct {
 	config Config
 	db     *sql.DB
-	owned  bool // db is closed with the queue
+	owned  bool // the queue closes db
 	engine *river.Engine
 	sealer sealer
 
 	mu      sync.Mutex
 	started bool
 	closed  bool
-	ended   chan struct{} // closed when Close is done, err written before
+	ended   chan struct{} // closed when Close is done; err is written before that
 	err     error
 }
 
-// Open opens the SQLite file at path. It makes the file and the tables if need be. One
-// process at a time delivers from a file. If there is an error, nothing is left open.
+// Open opens the SQLite file at path. It creates the file and the tables if they do not
+// exist. Only one process at a time can deliver from a file. If there is an error,
+// nothing is left open.
 //
-// The file has one connection. To use it for tables of your own, in transactions
-// given to [InTx], take [Queue.DB]. While a transaction of yours is open,
-// nothing else happens in the file, and a Submit without InTx waits for its end.
+// The file has a single connection, [Queue.DB], which you can use for your own tables,
+// also in transactions for [InTx]. While one of your transactions is open, nothing else
+// can use the file: a Submit without InTx waits until the transaction ends, and gives up
+// after 10 s.
 func Open(path string, config Config) (*Queue, error) {
 	db, err := openFile(path)
 	if err != nil {
@@ -68,14 +72,14 @@ func Open(path string, config Config) (*Queue, error) {
 	return q, nil
 }
 
-// OpenSQLite keeps deliveries in an SQLite database that you have opened, by the driver
-// modernc.org/sqlite. [Queue.Migrate] makes the tables. The database is yours to close,
-// after the dispatcher, and also if there is an error.
+// OpenSQLite uses an SQLite database that you have opened with the driver
+// modernc.org/sqlite. [Queue.Migrate] creates the tables. You close the database: after
+// the dispatcher, or if there is an error.
 //
-// Open it as [Open] does, or accept what is lost otherwise: journal_mode(WAL),
-// synchronous(FULL), without which a power cut can take back what was accepted,
-// busy_timeout(10000), _txlock=immediate, and SetMaxOpenConns(1), as SQLite has one
-// writer.
+// Open it with the settings that [Open] uses: journal_mode(WAL), synchronous(FULL),
+// busy_timeout(10000), _txlock=immediate, and SetMaxOpenConns(1), because SQLite has one
+// writer. Without synchronous(FULL), for example, a power failure can undo a Submit that
+// has returned.
 func OpenSQLite(db *sql.DB, config Config) (*Queue, error) {
 	if db == nil {
 		return nil, errors.New("durable: the database is nil")
@@ -91,12 +95,12 @@ func OpenSQLite(db *sql.DB, config Config) (*Queue, error) {
 	return newQueue(db, config, e), nil
 }
 
-// OpenPostgres keeps deliveries in the database of the pool, in the schema that
-// [Config.Schema] names. [Queue.Migrate] makes it. Any number of processes may deliver
-// from it. The pool is yours to close, after the dispatcher, and also if there is an error.
+// OpenPostgres uses the database of the pool, in the schema that [Config.Schema] names.
+// [Queue.Migrate] creates the schema and its tables. Any number of processes can deliver
+// from it. You close the pool: after the dispatcher, or if there is an error.
 //
-// The schema may be that of a River you have. Then every client of that River must keep
-// discarded and cancelled jobs for ever, as they are dead letters: set
+// The schema may be one that your own River uses. In that case every client of that River
+// must keep discarded and cancelled jobs forever, because dead letters are such jobs: set
 // DiscardedJobRetentionPeriod and CancelledJobRetentionPeriod to -1 in River's Config.
 func OpenPostgres(pool *pgxpool.Pool, config Config) (*Queue, error) {
 	if pool == nil {
@@ -120,27 +124,29 @@ func newQueue(db *sql.DB, config Config, e *river.Engine) *Queue {
 	return &Queue{config: config, db: db, engine: e, sealer: sealer{config.Encryption, config.AcceptPlaintext}, ended: make(chan struct{})}
 }
 
-// Migrate makes the tables, or brings them up to date. [Open] does it by itself. Several
-// processes may do it at the same time.
+// Migrate creates the tables, or brings them up to date. [Open] does this by itself.
+// Several processes can call it at the same time.
 func (q *Queue) Migrate(ctx context.Context) error { return named(q.engine.Schema.Migrate(ctx)) }
 
-// Migrations is the SQL that [Queue.Migrate] runs on an empty database, River's and
-// then that of this package, for those who run it themselves.
+// Migrations returns the SQL that [Queue.Migrate] runs on an empty database, for people
+// who run migrations themselves: first River's, then that of this package.
 func (q *Queue) Migrations() string { return q.engine.Schema.SQL() }
 
-// ErrNotMigrated says that tables are missing, or older than this package.
+// ErrNotMigrated says that tables are missing, or belong to an older version of this
+// package.
 var ErrNotMigrated = river.ErrNotMigrated
 
-// Ready reports whether the database can be reached and is migrated. If it is not
-// migrated, the error is [ErrNotMigrated].
+// Ready reports whether the database can be reached and has its tables. If tables are
+// missing or old, the error is [ErrNotMigrated].
 func (q *Queue) Ready(ctx context.Context) error { return named(q.engine.Schema.Ready(ctx)) }
 
-// DB is the database, for tables of your own beside the queue's. It is closed as [Open],
-// [OpenSQLite] or [OpenPostgres] says: the handle to a pool with the queue, though not
-// the pool.
+// DB returns the database, which you can use for your own tables. For a queue of [Open],
+// it is closed with the queue. For one of [OpenSQLite], it is the database that you gave,
+// which you close. For one of [OpenPostgres], it is a handle to your pool: the handle is
+// closed with the queue, the pool is not.
 func (q *Queue) DB() *sql.DB { return q.db }
 
-// named says which package an error comes from.
+// named puts the name of the package before an error.
 func named(err error) error {
 	if err == nil {
 		return nil
@@ -148,9 +154,12 @@ func named(err error) error {
 	return fmt.Errorf("durable: %w", err)
 }
 
+// startTimeout limits how long Start waits for the database.
 const startTimeout = 30 * time.Second
 
-// Start implements [fanout.Queue]: deliveries begin. If it fails, the queue is not closed.
+// Start implements [fanout.Queue]. Deliveries begin, unless [Config.SubmitOnly] is set.
+// It fails if the tables are missing, or if another process delivers from the same file.
+// If it fails, the queue is not closed.
 func (q *Queue) Start(worker *fanout.Worker) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -177,8 +186,8 @@ func (q *Queue) Start(worker *fanout.Worker) error {
 	return nil
 }
 
-// Submit implements [fanout.Queue]. When it returns nil, the deliveries are on disk, or will be
-// when the caller's transaction is committed.
+// Submit implements [fanout.Queue]. When it returns nil, the deliveries are on disk. If
+// they were submitted with [InTx], they are on disk when the transaction is committed.
 func (q *Queue) Submit(ctx context.Context, deliveries []fanout.Delivery) error {
 	q.mu.Lock()
 	closed := q.closed
@@ -200,12 +209,13 @@ func (q *Queue) Submit(ctx context.Context, deliveries []fanout.Delivery) error 
 	return q.notAccepted(err)
 }
 
-// inserts are the deliveries as jobs, and the transaction to insert them in, if there is one.
+// inserts returns the deliveries as jobs, and the transaction of the caller, which is nil
+// if there is none.
 func (q *Queue) inserts(ctx context.Context, deliveries []fanout.Delivery) (inserts []river.Insert, tx any, err error) {
 	var asked asked
 	for i := range deliveries {
 		d := &deliveries[i]
-		if asked, err = askedOf(d); err != nil { // all of a dispatch ask for the same
+		if asked, err = askedOf(d); err != nil { // all deliveries of a dispatch have the same options
 			return nil, nil, err
 		}
 		if err = storable(d, q.config.MaxPayloadBytes); err != nil {
@@ -223,6 +233,8 @@ func (q *Queue) inserts(ctx context.Context, deliveries []fanout.Delivery) (inse
 	return inserts, asked.tx, nil
 }
 
+// notAccepted says that nothing was accepted. If the only connection was busy, it names
+// the usual cause: the caller holds a transaction and forgot InTx.
 func (q *Queue) notAccepted(err error) error {
 	switch {
 	case err == nil:
@@ -233,12 +245,14 @@ func (q *Queue) notAccepted(err error) error {
 	return fmt.Errorf("durable: not accepted: %w", err)
 }
 
-// cutGrace is how long Close waits, after its context has ended, for what was cut short.
+// cutGrace is how long Close still waits, after its context has ended, for the deliveries
+// that it cut short.
 const cutGrace = 6 * time.Second
 
-// Close implements [fanout.Queue]: what is being delivered is finished, or, when ctx
-// ends, cut short and handed back, without using up a round. All that is not
-// delivered stays in the database. It may be called more than once.
+// Close implements [fanout.Queue]. It waits for the deliveries that are running. If ctx
+// ends before, they are cut short, and the round that they were in does not count.
+// Everything that is not delivered stays in the database. Close may be called more than
+// once. It returns an error if deliveries still run six seconds after ctx has ended.
 func (q *Queue) Close(ctx context.Context) error {
 	q.mu.Lock()
 	first := !q.closed

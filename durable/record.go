@@ -7,8 +7,8 @@ import (
 	"github.com/fanout-go/fanout/durable/internal/river"
 )
 
-// entry is a result of a dispatch as the journal keeps it. Of an answer at most so many
-// bytes are kept; 0 means all.
+// entry converts a result into an entry of the journal. It keeps at most mostBody bytes
+// of an answer; 0 keeps all.
 func (c sealer) entry(kind, dispatch string, r fanout.Result, mostBody int) (river.Entry, error) {
 	if r.Response != nil && mostBody > 0 {
 		kept := *r.Response
@@ -20,7 +20,7 @@ func (c sealer) entry(kind, dispatch string, r fanout.Result, mostBody int) (riv
 	return river.Entry{Kind: kind, Target: r.Target, At: time.Now(), Class: class, Error: text, Record: sealed}, err
 }
 
-// result is what was kept in an entry.
+// result restores the result that was kept in an entry.
 func (c sealer) result(e river.Entry, dispatch string) (r fanout.Result, err error) {
 	if err := c.unseal(dispatch, e.Record, &r); err != nil {
 		return fanout.Result{}, err
@@ -29,7 +29,7 @@ func (c sealer) result(e river.Entry, dispatch string) (r fanout.Result, err err
 	return r, nil
 }
 
-// describe is what is kept of an error, in the clear: errors hold no secrets.
+// describe returns what is kept of an error without encryption: errors hold no secrets.
 func describe(err error) (class, text string) {
 	if err == nil {
 		return "", ""

@@ -13,20 +13,21 @@ import (
 	"github.com/fanout-go/fanout/durable/internal/river"
 )
 
-// rounds makes deliveries, one round after the other.
+// rounds makes the rounds of all deliveries. River's goroutines share it.
 type rounds struct {
 	config  *Config
 	worker  *fanout.Worker
 	sealer  sealer
 	journal *river.Journal
-	told    sync.Map // when it was last told that a target is not known, by its name
+	told    sync.Map // by a target's name: when the log last said that it is unknown
 }
 
-// work makes one round of a delivery, or of several that depend on each other.
+// work makes one round of a delivery, or of a chain of deliveries that depend on each
+// other.
 func (rs *rounds) work(ctx context.Context, r river.Round) (v river.Verdict) {
 	one := &round{rounds: rs, Round: r}
 	defer func() {
-		if p := recover(); p != nil { // of a user's AEAD, say
+		if p := recover(); p != nil { // for example in a user's AEAD
 			v = river.Again(one.next(0), fmt.Errorf("panic: %v", p))
 		}
 	}()
@@ -41,17 +42,18 @@ func (rs *rounds) work(ctx context.Context, r river.Round) (v river.Verdict) {
 	return one.deliver(ctx)
 }
 
-// round is one time that a delivery is tried.
+// round is one try of a delivery.
 type round struct {
 	*rounds
 	river.Round
 	delivery *fanout.Delivery
 }
 
-// unreadableWait is how long a job is left alone that cannot be read.
+// unreadableWait is how long the queue waits before it tries again to read a job.
 const unreadableWait = time.Minute
 
-// unreadable leaves a job alone: somebody may yet give the key for it.
+// unreadable postpones a job that cannot be read. Somebody may still provide the key for
+// it.
 func (r *round) unreadable(ctx context.Context, err error) river.Verdict {
 	if ctx.Err() != nil {
 		return river.CutShort(ctx.Err())
@@ -69,31 +71,33 @@ func (r *round) deliver(ctx context.Context) river.Verdict {
 	return r.end(ctx, all, river.Done())
 }
 
-// chain goes on with deliveries that depend on each other.
+// chain makes deliveries that depend on each other. It continues from what earlier rounds
+// noted.
 func (r *round) chain(ctx context.Context) river.Verdict {
 	past, err := r.past(ctx)
 	if err != nil {
 		return r.unreadable(ctx, fmt.Errorf("its journal: %w", err))
 	}
-	var torn atomic.Bool // a step could not be noted
+	var noteFailed atomic.Bool // the journal could not be written
 	all, err := r.worker.Deliver(ctx, r.delivery, fanout.Round{Past: past, Note: func(ctx context.Context, result fanout.Result) error {
 		err := r.note(ctx, result)
 		if err != nil {
-			torn.Store(true)
+			noteFailed.Store(true)
 		}
 		return err
 	}})
 	switch {
 	case err == nil:
 		return r.end(ctx, all, river.Done())
-	case torn.Load():
+	case noteFailed.Load():
 		return r.again(ctx, all, 0, err)
 	}
 	return r.failed(ctx, all, unfinished(all), err)
 }
 
-// unfinished are those that keep a chain from its end. In a saga that is being undone,
-// deliveries that failed before do not matter any more.
+// unfinished returns the results that keep a chain from being finished. If a saga is
+// being undone, its failed steps do not matter any more: only a compensation that failed
+// does.
 func unfinished(all []fanout.Result) []fanout.Result {
 	undone := slices.ContainsFunc(all, func(r fanout.Result) bool {
 		return r.Outcome == fanout.Compensated || r.Outcome == fanout.CompensationFailed
@@ -112,9 +116,9 @@ func unfinished(all []fanout.Result) []fanout.Result {
 	return left
 }
 
-// failed decides what comes after a round that did not bring the delivery to an end.
+// failed decides what follows after a round in which the delivery was not finished.
 func (r *round) failed(ctx context.Context, all, failures []fanout.Result, why error) river.Verdict {
-	if ctx.Err() != nil { // closing, or River's own cancellation
+	if ctx.Err() != nil { // the queue is closing, or River cancelled the job
 		return river.CutShort(ctx.Err())
 	}
 	if fanout.Postponed(why) {
@@ -134,8 +138,9 @@ func (r *round) failed(ctx context.Context, all, failures []fanout.Result, why e
 	return r.again(ctx, all, hint, why)
 }
 
-// tellUnknown warns of a target that this process does not know, or cannot look up: once a
-// minute, however many deliveries wait for it.
+// tellUnknown logs a warning if this process does not know a target, or cannot look it
+// up. There is at most one warning a minute for each target, however many deliveries wait
+// for it.
 func (r *round) tellUnknown(ctx context.Context, why error) {
 	if !errors.Is(why, fanout.ErrUnknownTarget) && !errors.Is(why, fanout.ErrLookup) {
 		return
@@ -149,7 +154,8 @@ func (r *round) tellUnknown(ctx context.Context, why error) {
 	r.config.Logger.WarnContext(ctx, "durable: a target is not known here, and its deliveries wait", "targets", r.delivery.Targets, "error", why)
 }
 
-// again asks for another round, if there is one.
+// again asks for another round. After the last round it reports the results to the
+// dispatcher, and River turns the job into a dead letter.
 func (r *round) again(ctx context.Context, all []fanout.Result, hint time.Duration, why error) river.Verdict {
 	v := river.Again(r.next(hint), why)
 	if r.Last {
@@ -167,7 +173,7 @@ func (r *round) isFinal(ctx context.Context, result fanout.Result) (final bool) 
 	return r.config.Final(result)
 }
 
-// end tells the dispatcher what became of the deliveries.
+// end reports the final results to the dispatcher.
 func (r *round) end(ctx context.Context, all []fanout.Result, v river.Verdict) river.Verdict {
 	for _, result := range all {
 		r.worker.Done(ctx, result)
@@ -176,13 +182,15 @@ func (r *round) end(ctx context.Context, all []fanout.Result, v river.Verdict) r
 }
 
 const (
-	// mostHint bounds what a target asks for.
+	// mostHint limits how long a target can make us wait by Retry-After.
 	mostHint = 24 * time.Hour
-	// soon is not yet over when River looks at it.
+	// soon replaces a wait of zero. The due time must still lie in the future when River
+	// looks at it.
 	soon = 50 * time.Millisecond
 )
 
-// next is when the next round is due: by the schedule, or later if the target asks for it.
+// next returns when the next round is due: by the schedule, or later if the target asked
+// for it.
 func (r *round) next(hint time.Duration) time.Time {
 	wait := soon
 	if names := r.Job.Names(); len(names) > 0 {
@@ -200,10 +208,11 @@ func retryAfter(err error) time.Duration {
 	return 0
 }
 
-// answerKept is how many bytes are kept of an answer in a round that failed.
+// answerKept is how many bytes of an answer are kept for a round that failed.
 const answerKept = 16 << 10
 
-// keep is for people who look into a dead letter. If it fails, the delivery goes on.
+// keep stores failed results for people who inspect a dead letter. If that fails, the
+// delivery continues without them.
 func (r *round) keep(ctx context.Context, failures []fanout.Result) {
 	for _, f := range failures {
 		if err := r.write(ctx, river.RoundFailed, f, answerKept); err != nil {
@@ -220,7 +229,7 @@ func (r *round) write(ctx context.Context, kind string, result fanout.Result, mo
 	return r.journal.Write(ctx, r.ID, entry)
 }
 
-// note keeps a step of a saga, or its compensation.
+// note stores the result of a step of a saga, or of its compensation.
 func (r *round) note(ctx context.Context, result fanout.Result) error {
 	kind := river.StepEnded
 	if result.Outcome == fanout.Compensated {
@@ -229,7 +238,7 @@ func (r *round) note(ctx context.Context, result fanout.Result) error {
 	return r.write(ctx, kind, result, 0)
 }
 
-// past is what was noted in earlier rounds.
+// past returns what was noted in earlier rounds.
 func (r *round) past(ctx context.Context) ([]fanout.Result, error) {
 	entries, err := r.journal.Read(ctx, r.ID, river.StepEnded, river.StepCompensated)
 	if err != nil {

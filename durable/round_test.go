@@ -159,7 +159,7 @@ func TestRound_WritesAnErrorThatADatabaseCannot(t *testing.T) {
 				d := dispatcher(t, q, fanout.Config{OnResult: results.OnResult, Targets: []fanout.Target{
 					sending("bad", failing), fanouttest.NewSender().Target("good"),
 				}})
-				got := wait(t, &results, submit(t, d, "entry"))
+				got := wait(t, &results, submit(t, d, "entry"), "bad", "good")
 				assert.Equal(t, fanout.Delivered, got["good"].Outcome)
 				eventually(t, func() bool { return len(deadLetters(t, q, durable.Filter{})) == 1 }, "a dead letter")
 				dead := deadLetters(t, q, durable.Filter{})[0]

@@ -17,7 +17,8 @@ import (
 	"github.com/fanout-go/fanout/durable/internal/river"
 )
 
-// storable refuses a delivery that cannot be kept, or not be made again after a restart.
+// storable refuses a delivery that cannot be stored, or that could not be restored from
+// the database after a restart.
 func storable(d *fanout.Delivery, mostBytes int) error {
 	if given := d.Given(); given != "" {
 		return &fanout.InvalidError{Target: given, Field: "ToTargets", Err: errors.New("a durable queue finds targets by name: configure it, or name it and have Config.Lookup find it")}
@@ -42,13 +43,13 @@ func storable(d *fanout.Delivery, mostBytes int) error {
 	return nil
 }
 
-// sealer turns deliveries into what is stored, and back.
+// sealer converts deliveries into what is stored, and back.
 type sealer struct {
 	encryption      AEAD // nil if nothing is encrypted
 	acceptPlaintext bool
 }
 
-// jobs is one for each delivery of a dispatch. They share the payload.
+// jobs makes one job for each delivery of a dispatch. The jobs share the payload.
 func (c sealer) jobs(ctx context.Context, deliveries []fanout.Delivery) ([]river.Job, error) {
 	p := deliveries[0].Payload
 	of := river.Job{Dispatch: p.ID, Submitted: deliveries[0].Submitted.UnixMilli(), Trace: traceOf(ctx)}
@@ -80,7 +81,7 @@ func (c sealer) jobs(ctx context.Context, deliveries []fanout.Delivery) ([]river
 	return jobs, nil
 }
 
-// delivery is what was submitted, with the bytes of its payload and without the value.
+// delivery restores what was submitted. The payload has its bytes, but not its Value.
 func (c sealer) delivery(j *river.Job) (*fanout.Delivery, error) {
 	if len(j.Names()) == 0 {
 		return nil, errors.New("it names no target")
@@ -113,12 +114,14 @@ func traceOf(ctx context.Context) map[string]string {
 	return carrier
 }
 
-// withTrace is the context of a delivery, which is linked to its submitter's trace.
+// withTrace returns the context of a delivery, which is linked to the trace of its
+// submitter.
 func withTrace(ctx context.Context, trace map[string]string) context.Context {
 	return propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier(trace))
 }
 
-// seal encrypts what belongs to a dispatch. It cannot be unsealed for another one.
+// seal encrypts data of a dispatch. The dispatch ID is authenticated with it, so that the
+// ciphertext cannot be decrypted as that of another dispatch.
 func (c sealer) seal(dispatch string, v any) ([]byte, error) {
 	plain, err := json.Marshal(v)
 	if err != nil || c.encryption == nil {

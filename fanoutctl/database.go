@@ -13,7 +13,7 @@ import (
 	"github.com/fanout-go/fanout/durable"
 )
 
-// database is where the queue is.
+// database holds the flags that say where the queue is.
 type database struct {
 	address string
 	schema  string
@@ -25,10 +25,10 @@ func (d *database) flags(root *cobra.Command) {
 	flags.StringVar(&d.schema, "schema", "", "`schema` of the tables in Postgres (default fanout)")
 }
 
-// action is what a command does with a queue that is open.
+// action is what a command does with an open queue.
 type action func(c *cobra.Command, q *durable.Queue, args []string) error
 
-// on opens the queue for an action, if its tables are as they must be.
+// on opens the queue for an action, and refuses if its tables are missing or old.
 func (d *database) on(do action) func(*cobra.Command, []string) error {
 	return d.onAny(func(c *cobra.Command, q *durable.Queue, args []string) error {
 		switch err := q.Ready(c.Context()); {
@@ -41,7 +41,7 @@ func (d *database) on(do action) func(*cobra.Command, []string) error {
 	})
 }
 
-// onAny opens the queue for an action, whatever its tables are like.
+// onAny opens the queue for an action without checking its tables.
 func (d *database) onAny(do action) func(*cobra.Command, []string) error {
 	return func(c *cobra.Command, args []string) error {
 		queue, done, err := d.open(c)
@@ -68,7 +68,7 @@ func (d *database) open(c *cobra.Command) (*durable.Queue, func(), error) {
 		return d.openPostgres(c.Context(), address)
 	}
 	if _, err := os.Stat(address); err != nil {
-		return nil, nil, err // and make no new one
+		return nil, nil, err // do not create a new file
 	}
 	queue, err := durable.Open(address, durable.Config{Schema: d.schema})
 	if err != nil {

@@ -95,17 +95,17 @@ func deadLetterID(c *cobra.Command, arg string) (int64, error) {
 	return id, nil
 }
 
-// filterFlags gives a command the flags that select dead letters.
+// filterFlags adds the flags that select dead letters to a command.
 func filterFlags(c *cobra.Command) *durable.Filter {
 	f := &durable.Filter{}
-	c.Flags().StringVar(&f.Target, "target", "", "those of the target of this `name`")
-	c.Flags().StringVar((*string)(&f.Class), "class", "", "those of this `class` of error, such as 503 or timeout")
-	c.Flags().Var((*moment)(&f.Since), "since", "those that died at this `time` or later: 2006-01-02T15:04:05Z, or how long ago, such as 90m")
-	c.Flags().Var((*moment)(&f.Until), "until", "those that died before this `time`")
+	c.Flags().StringVar(&f.Target, "target", "", "dead letters of the target with this `name`")
+	c.Flags().StringVar((*string)(&f.Class), "class", "", "dead letters with this `class` of error, such as 503 or timeout")
+	c.Flags().Var((*moment)(&f.Since), "since", "dead letters that died at this `time` or later: 2006-01-02T15:04:05Z, or how long ago, such as 90m")
+	c.Flags().Var((*moment)(&f.Until), "until", "dead letters that died before this `time`")
 	return f
 }
 
-// moment is a flag: a time, or how long ago it was.
+// moment is the value of a flag: a time, or how long ago it was.
 type moment time.Time
 
 // Set implements pflag.Value.
@@ -122,7 +122,7 @@ func (m *moment) Set(s string) error {
 	return nil
 }
 
-// String implements pflag.Value: that of a default, which there is none of.
+// String implements pflag.Value. It would print a default, and there is none.
 func (m *moment) String() string { return "" }
 
 // Type implements pflag.Value.

@@ -13,17 +13,17 @@ import (
 	"github.com/fanout-go/fanout/durable"
 )
 
-// inspection is a dead letter as it is shown, and as JSON.
+// inspection is a dead letter as it is printed, as text or as JSON.
 type inspection struct {
 	*durable.Inspection
 	ContentType string              `json:"content_type,omitempty"`
 	Header      map[string][]string `json:"header,omitempty"`
 	content
-	PayloadKey string  `json:"payload_key"` // of which targets' keys are made
+	PayloadKey string  `json:"payload_key"` // the key from which each target's idempotency key is made
 	Rounds     []round `json:"history"`
 }
 
-// content is text if it can be.
+// content is a body: as text if it is UTF-8, otherwise as bytes.
 type content struct {
 	Text  string `json:"body,omitempty"`
 	Bytes []byte `json:"body_base64,omitempty"`
@@ -99,7 +99,8 @@ func (r *round) print(table io.Writer) {
 	}
 }
 
-// plain keeps what strangers wrote from steering a terminal.
+// plain quotes control characters. The text comes from other people, and must not be able
+// to control the terminal.
 func plain(s string) string {
 	quoted := strconv.Quote(s)
 	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)

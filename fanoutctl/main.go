@@ -1,12 +1,12 @@
-// Command fanoutctl looks into a durable queue and mends what failed: it lists, inspects,
-// replays and discards dead letters, and holds and resumes targets. It may be used while
+// Command fanoutctl shows a durable queue and repairs what failed. It lists, inspects,
+// replays and discards dead letters, and holds and resumes targets. It can be used while
 // services deliver from the same database.
 //
 //	go install github.com/fanout-go/fanout/fanoutctl@latest
 //	export FANOUT_DATABASE=deliveries.db    # or postgres://…
 //	fanoutctl status
 //
-// It exits with 2 if the command line is wrong, and with 1 if anything else failed.
+// Its exit code is 2 if the command line is wrong, and 1 if anything else failed.
 package main
 
 import (
@@ -32,10 +32,10 @@ func main() {
 	os.Exit(status(err))
 }
 
-// usageError is a command line that cannot be understood.
+// usageError is the error of a command line that is wrong.
 type usageError struct {
 	err  error
-	help string // the command whose help tells more
+	help string // the command whose --help is recommended
 }
 
 func (e *usageError) Error() string { return fmt.Sprintf("%v; see %s --help", e.err, e.help) }
@@ -55,8 +55,8 @@ func status(err error) int {
 	return 1
 }
 
-// run is one call of the command. Answers go to out; help that nobody asked for, and
-// progress, to said.
+// run runs the command once. Results go to out. Progress, and help that was not asked
+// for, go to said.
 func run(ctx context.Context, args []string, out, said io.Writer) error {
 	root := command()
 	root.SetArgs(args)
@@ -69,8 +69,8 @@ func command() *cobra.Command {
 	d := &database{}
 	root := &cobra.Command{
 		Use:   "fanoutctl",
-		Short: "Look into a durable queue of fanout, and mend what failed",
-		Long: `Look into a durable queue of fanout, and mend what failed. It may be used while
+		Short: "Show a durable queue of fanout, and repair what failed",
+		Long: `Show a durable queue of fanout, and repair what failed. It can be used while
 services deliver from the same database.`,
 		Version:       version(),
 		SilenceErrors: true, // main prints them
@@ -91,7 +91,7 @@ services deliver from the same database.`,
 	return root
 }
 
-// known tells a command that there is not, and what may have been meant.
+// known refuses an unknown command, and suggests similar ones.
 func known(c *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
@@ -103,7 +103,7 @@ func known(c *cobra.Command, args []string) error {
 	return misused(c, "no command %q%s", args[0], meant)
 }
 
-// exactly is for a command that takes so many arguments.
+// exactly requires this number of arguments.
 func exactly(n int) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if len(args) != n {
@@ -113,7 +113,8 @@ func exactly(n int) cobra.PositionalArgs {
 	}
 }
 
-// version is the module's, or of a build from its repository the commit's.
+// version returns the version of the module. In a build from its repository, that is the
+// commit.
 func version() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

@@ -13,7 +13,8 @@ import (
 	"github.com/fanout-go/fanout/durable"
 )
 
-// operation is what is done to dead letters, one by one or in bulk.
+// operation is what a command does to dead letters: to single ones, or to all that a
+// filter selects.
 type operation struct {
 	doing string
 	one   func(*durable.Queue, context.Context, int64) error
@@ -42,8 +43,8 @@ func bulkCommand(d *database, op operation, c *cobra.Command) *cobra.Command {
 	var rate float64
 	c.DisableFlagsInUseLine = true
 	filter := filterFlags(c)
-	c.Flags().BoolVar(&all, "all", false, "all that there are")
-	c.Flags().Float64Var(&rate, "rate", 50, "how many a second in bulk, a `number`; negative means as fast as can be")
+	c.Flags().BoolVar(&all, "all", false, "all dead letters")
+	c.Flags().Float64Var(&rate, "rate", 50, "how many per second with a filter or --all, a `number`; negative means no limit")
 	c.Args = func(c *cobra.Command, args []string) error {
 		if bulk := all || *filter != (durable.Filter{}); bulk == (len(args) > 0) {
 			return misused(c, "give either IDs, or a filter or --all")
@@ -69,7 +70,7 @@ func bulkCommand(d *database, op operation, c *cobra.Command) *cobra.Command {
 	return c
 }
 
-// each goes on with the others if one cannot be done.
+// each processes the dead letters one by one. If one fails, it continues with the others.
 func (op operation) each(c *cobra.Command, q *durable.Queue, args []string) (done int, err error) {
 	var errs []error
 	for _, arg := range args {
@@ -86,7 +87,8 @@ func (op operation) each(c *cobra.Command, q *durable.Queue, args []string) (don
 	return done, errors.Join(errs...)
 }
 
-// progress shows a bar, if somebody looks.
+// progress returns a function that shows a progress bar. It returns nil if the output is
+// no terminal.
 func progress(doing string, to io.Writer) func(done, total int) {
 	if file, ok := to.(*os.File); ok {
 		if info, err := file.Stat(); err != nil || info.Mode()&os.ModeCharDevice == 0 {

@@ -16,7 +16,7 @@ import (
 func statusCommand(d *database) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
-		Short: "Show what waits for each target, what is dead, and what is held",
+		Short: "Show for each target what is waiting, what is dead, and whether it is held",
 		Args:  exactly(0),
 		RunE:  d.on(showStatus),
 	}
@@ -74,7 +74,7 @@ func hold(c *cobra.Command, q *durable.Queue, args []string) error {
 func resumeCommand(d *database) *cobra.Command {
 	return &cobra.Command{
 		Use:   "resume TARGET",
-		Short: "Go on with deliveries to a target that is held",
+		Short: "Resume deliveries to a target that is held",
 		Args:  exactly(1),
 		RunE:  d.on(resume),
 	}

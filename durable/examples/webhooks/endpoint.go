@@ -14,7 +14,7 @@ import (
 	"github.com/fanout-go/fanout/auth"
 )
 
-// endpoint is a customer's, here on this machine.
+// endpoint is a customer's endpoint, which runs on this machine.
 type endpoint struct {
 	url     string
 	key     []byte
@@ -24,7 +24,7 @@ type endpoint struct {
 	close   func()
 
 	mu   sync.Mutex
-	seen map[string]bool // by webhook-id
+	seen map[string]bool // webhook-ids of the accepted events
 }
 
 func newEndpoint() *endpoint {
@@ -36,7 +36,8 @@ func newEndpoint() *endpoint {
 	return e
 }
 
-// ServeHTTP does what a receiver must: verify, and take each webhook-id once.
+// ServeHTTP does what a receiver must do: it verifies the signature, and accepts each
+// webhook-id once.
 func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
 	if err != nil || !e.verified(r.Header, body) {
@@ -56,7 +57,8 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	e.seen[r.Header.Get("webhook-id")] = true
 }
 
-// verified is what the libraries of Standard Webhooks do, but for the timestamp's age.
+// verified does what the libraries of Standard Webhooks do, except that it does not check
+// the age of the timestamp.
 func (e *endpoint) verified(h http.Header, body []byte) bool {
 	mac := hmac.New(sha256.New, e.key)
 	_, _ = io.WriteString(mac, h.Get("webhook-id")+"."+h.Get("webhook-timestamp")+".")

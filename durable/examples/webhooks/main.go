@@ -1,7 +1,7 @@
-// Command webhooks sends events to customers' endpoints, signed as Standard Webhooks
-// has it, and keeps them in a database until they are delivered: an SQLite file, or
-// Postgres with -postgres URL. It shows that they survive a restart, and how a dead
-// letter is replayed.
+// Command webhooks sends events to the endpoints of customers. The events are signed as
+// the Standard Webhooks specification says. They are kept until they are delivered: in an
+// SQLite file, or in Postgres with -postgres URL. The program shows that events survive a
+// restart, and how a dead letter is replayed.
 package main
 
 import (
@@ -32,7 +32,7 @@ func start(ctx context.Context, args []string) error {
 	if err := usage.Parse(flags, args); err != nil {
 		return err
 	}
-	slog.SetLogLoggerLevel(slog.LevelError + 1) // the output tells the story
+	slog.SetLogLoggerLevel(slog.LevelError + 1) // the program's own output is enough
 	open := func() (*durable.Queue, error) { return durable.Open(*file, durable.Config{}) }
 	if *postgres != "" {
 		pool, err := pgxpool.New(ctx, *postgres)
@@ -51,17 +51,18 @@ func start(ctx context.Context, args []string) error {
 	return run(ctx, open)
 }
 
-// event is what customers are told.
+// event is what customers receive.
 type event struct {
 	Type  string `json:"type"`
 	Order int    `json:"order"`
 }
 
-// customers would be a table of the service's database.
+// customers stands for a table in the service's database.
 type customers map[string]*endpoint
 
-// lookup finds a customer's endpoint, now and after any restart. A stranger's URL
-// would have Guard: fanout.PublicOnly(); these are on this machine.
+// lookup finds the endpoint of a customer, now and after every restart. A real service
+// would set Guard: fanout.PublicOnly(), because the URLs come from customers. These
+// endpoints are on this machine, which the guard would block.
 func (c customers) lookup(_ context.Context, name string) (fanout.Target, error) {
 	e, ok := c[name]
 	if !ok {
@@ -130,7 +131,7 @@ func run(ctx context.Context, open func() (*durable.Queue, error)) error {
 	return nil
 }
 
-// startSender is what the service does when it starts.
+// startSender does what the service does when it starts.
 func startSender(open func() (*durable.Queue, error), all customers) (*fanout.Dispatcher, *durable.Queue, error) {
 	queue, err := open()
 	if err != nil {

@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// Waiting is what there is for one target.
+// Waiting counts the deliveries to one target that are stored.
 type Waiting struct {
 	Jobs   int
-	Oldest time.Time // when the oldest of Jobs was submitted
+	Oldest time.Time // when the oldest of Jobs was submitted; zero if there are none
 	Dead   int
 }
 
@@ -21,7 +21,8 @@ const backlogQuery = `SELECT dead, count(*), min(born), min(target), min(targets
 	FROM @job WHERE kind = 'fanout' AND state IN ('available', 'pending', 'retryable', 'running', 'scheduled', 'discarded', 'cancelled')
 ) AS kept GROUP BY queue, dead`
 
-// backlog counts what is not delivered, by target. A job for several counts for each.
+// backlog counts the undelivered deliveries and dead letters of each target. A job for
+// several targets counts for each of them.
 func (t *tables) backlog(ctx context.Context) (map[string]Waiting, error) {
 	byTarget := map[string]Waiting{}
 	err := t.each(ctx, fmt.Sprintf(backlogQuery, t.epoch("created_at")), nil, func(rows *sql.Rows) error {
@@ -50,7 +51,7 @@ func (t *tables) backlog(ctx context.Context) (map[string]Waiting, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, err // and not the half that was read
+		return nil, err // half of the counts would look like the whole
 	}
 	return byTarget, nil
 }

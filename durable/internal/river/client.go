@@ -12,15 +12,15 @@ import (
 	"github.com/riverqueue/river/riverdriver"
 )
 
-// Config is how an [Engine] works. All fields are needed.
+// Config configures an [Engine]. All fields are required.
 type Config struct {
 	Concurrency func(target string) int
-	Retention   time.Duration // of jobs that are done; negative means for ever
-	TakeOver    time.Duration // after which a process is taken for dead, on Postgres
+	Retention   time.Duration // how long finished jobs are kept; negative means forever
+	TakeOver    time.Duration // how long a process must be silent to be taken for dead, on Postgres
 	Logger      *slog.Logger
 }
 
-// client is River's client, whatever the type of its transactions is.
+// client is River's client, without the type of its transactions.
 type client interface {
 	start() error
 	stop(context.Context) error
@@ -36,14 +36,14 @@ type clientOf[Tx any] struct {
 	schema string
 }
 
-// A lane fetches at once when it is woken, but at most once every fetchCooldown. It also
-// looks by itself every pollInterval.
+// When a lane is woken, it fetches jobs at once, but at most once every fetchCooldown. It
+// also looks for jobs every pollInterval without being woken.
 const (
 	fetchCooldown = 2 * time.Millisecond
 	pollInterval  = time.Second
 )
 
-// cutGrace is how long deliveries that are cut short may take to end.
+// cutGrace is how long deliveries may take to end after they were cut short.
 const cutGrace = 5 * time.Second
 
 func newClient[Tx any](driver riverdriver.Driver[Tx], id, schema string, c Config, w river.Worker[Job]) (client, error) {
@@ -56,7 +56,7 @@ func newClient[Tx any](driver riverdriver.Driver[Tx], id, schema string, c Confi
 		Queues:                      map[string]river.QueueConfig{idleLane: {MaxWorkers: 1, FetchPollInterval: time.Hour}},
 		FetchCooldown:               fetchCooldown,
 		FetchPollInterval:           pollInterval,
-		JobTimeout:                  -1, // a target's own Timeout rules
+		JobTimeout:                  -1, // the target's own Timeout applies
 		CompletedJobRetentionPeriod: max(c.Retention, -1),
 		DiscardedJobRetentionPeriod: -1,
 		CancelledJobRetentionPeriod: -1,
@@ -67,7 +67,7 @@ func newClient[Tx any](driver riverdriver.Driver[Tx], id, schema string, c Confi
 
 func (c *clientOf[Tx]) start() error { return c.Start(context.Background()) }
 
-// stop lets deliveries end until ctx does, and then cuts them short.
+// stop waits until deliveries have ended. If ctx ends before, it cuts them short.
 func (c *clientOf[Tx]) stop(ctx context.Context) error {
 	if err := c.Stop(ctx); err == nil {
 		return nil
@@ -90,9 +90,11 @@ func (c *clientOf[Tx]) insert(ctx context.Context, tx any, jobs []river.InsertMa
 	return err
 }
 
-// insertAlone is for jobs without a caller's transaction. Once a transaction is being
-// committed to a server, the commit does not end with ctx: nobody would know then whether
-// it took place.
+// insertAlone inserts jobs without a transaction of the caller.
+//
+// On Postgres the commit does not end with ctx. Otherwise ctx could end after the server
+// has got the commit and before it has answered: nobody would know whether the jobs were
+// inserted.
 func (c *clientOf[Tx]) insertAlone(ctx context.Context, jobs []river.InsertManyParams) error {
 	if c.schema == "" {
 		_, err := c.InsertMany(ctx, jobs)
@@ -110,11 +112,12 @@ func (c *clientOf[Tx]) insertAlone(ctx context.Context, jobs []river.InsertManyP
 	return tx.Commit(committing)
 }
 
-// insertTimeout bounds the wait for a database that is busy, or that the caller keeps busy.
+// insertTimeout limits the wait for a database that is busy, for example with a
+// transaction of the caller.
 const insertTimeout = 10 * time.Second
 
-// open leaves nothing behind if it fails. River keeps a queue that it could not start, and
-// would take it for one that works.
+// open starts a lane. If that fails, it removes the lane again: River keeps a queue that
+// it could not start, and would then take it for one that works.
 func (c *clientOf[Tx]) open(lane string, workers int) error {
 	err := c.Queues().Add(lane, river.QueueConfig{MaxWorkers: workers})
 	if err == nil {
@@ -125,10 +128,11 @@ func (c *clientOf[Tx]) open(lane string, workers int) error {
 	return errors.Join(err, c.shut(ctx, lane))
 }
 
-// shutTimeout bounds the wait for a delivery that a lane fetched just when it was to be
+// shutTimeout limits the wait for a lane that fetched a delivery just when it was to be
 // shut. No other lane can be opened during that wait.
 const shutTimeout = 200 * time.Millisecond
 
+// shut stops a lane. It is no error if the lane is not open.
 func (c *clientOf[Tx]) shut(ctx context.Context, lane string) error {
 	err := c.Queues().Remove(ctx, lane)
 	if _, shut := errors.AsType[*river.QueueNotFoundError](err); shut {
@@ -137,21 +141,22 @@ func (c *clientOf[Tx]) shut(ctx context.Context, lane string) error {
 	return err
 }
 
-// failed tells of rounds that failed, and of dead letters.
+// failed returns a channel of events, one for each round that failed and each dead
+// letter, and a function that ends it.
 func (c *clientOf[Tx]) failed() (<-chan *river.Event, func()) {
 	return c.Subscribe(river.EventKindJobCancelled, river.EventKindJobFailed)
 }
 
-// TxError says that a transaction cannot be used with this queue.
+// TxError says that this queue cannot use a transaction.
 type TxError struct{ Err error }
 
-// Error is that of Err.
+// Error returns the text of Err.
 func (e *TxError) Error() string { return e.Err.Error() }
 
 // Unwrap returns Err.
 func (e *TxError) Unwrap() error { return e.Err }
 
-// atLeast passes on records of that level and above.
+// atLeast passes on log records of its level and above.
 type atLeast struct {
 	slog.Handler
 	level slog.Level

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// DeadLetter is a job whose rounds are used up, or that was given up.
+// DeadLetter is a job that was given up, or that failed in its last round.
 type DeadLetter struct {
 	ID         int64
 	DispatchID string
@@ -32,7 +32,7 @@ type Filter struct {
 	Until  time.Time
 }
 
-// ErrNotFound says that there is no dead letter of that ID.
+// ErrNotFound says that there is no dead letter with this ID.
 var ErrNotFound = errors.New("no such dead letter")
 
 // DeadLetters are River's discarded and cancelled jobs.
@@ -53,7 +53,7 @@ const (
 	deadPage = 500
 )
 
-// List lists them by ID, page by page. An error ends the list.
+// List lists dead letters by ID, and reads them page by page. An error ends the list.
 func (d *DeadLetters) List(ctx context.Context, f Filter) iter.Seq2[DeadLetter, error] {
 	return func(yield func(DeadLetter, error) bool) {
 		for after := int64(0); ; {
@@ -127,7 +127,7 @@ func (d *DeadLetters) scan(ctx context.Context, query string, args []any) ([]Dea
 	return page, err
 }
 
-// Get returns one with its job, or [ErrNotFound].
+// Get returns a dead letter with its job, or [ErrNotFound].
 func (d *DeadLetters) Get(ctx context.Context, id int64) (DeadLetter, *Job, error) {
 	found, err := d.scan(ctx, d.query()+" AND id = $2", []any{id - 1, id})
 	switch {
@@ -157,7 +157,7 @@ const (
 		attempt = 0, finalized_at = NULL, scheduled_at = @now, metadata = @revived` + isDead
 )
 
-// Replay makes one available again, or pending if it has an ordering key.
+// Replay makes a dead letter available again, or pending if it has an ordering key.
 func (d *DeadLetters) Replay(ctx context.Context, id int64) error {
 	n, err := d.tables.exec(ctx, fmt.Sprintf(revive, d.tables.state("CASE WHEN metadata->>'fanout_order' IS NULL THEN 'available' ELSE 'pending' END")), id)
 	switch {
@@ -180,7 +180,7 @@ func (d *DeadLetters) Replay(ctx context.Context, id int64) error {
 	return nil
 }
 
-// Discard removes one and its journal.
+// Discard removes a dead letter and its journal.
 func (d *DeadLetters) Discard(ctx context.Context, id int64) error {
 	n, err := d.tables.exec(ctx, "DELETE FROM @job"+isDead, id)
 	switch {

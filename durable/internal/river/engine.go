@@ -1,6 +1,6 @@
-// Package river has deliveries kept and scheduled by River, in an SQLite file or in
-// Postgres. All that knows River, its tables, and those beside them, is here. What a
-// delivery is, and what comes of one, is known to package durable alone.
+// Package river stores and schedules deliveries with River, in an SQLite file or in
+// Postgres. Everything that knows River, its tables, and the tables beside them, is in
+// this package. Only package durable knows what a delivery is, and what its results mean.
 package river
 
 import (
@@ -20,21 +20,21 @@ import (
 	"github.com/riverqueue/river/riverdriver/riversqlite"
 )
 
-// Engine keeps deliveries and has them made.
+// Engine stores deliveries as River's jobs, and calls a [Work] function for them.
 type Engine struct {
 	Schema      *Schema
 	Holds       *Holds
 	Journal     *Journal
 	DeadLetters *DeadLetters
 
-	tables  *tables
-	lease   lease
-	client  client
-	lanes   *lanes
-	order   *order
-	worker  *worker
-	logger  *slog.Logger
-	tidying *maintenance
+	tables      *tables
+	lease       lease
+	client      client
+	lanes       *lanes
+	order       *order
+	worker      *worker
+	logger      *slog.Logger
+	maintenance *maintenance
 
 	started     bool
 	stopWorking context.CancelFunc
@@ -43,7 +43,7 @@ type Engine struct {
 	alive       sync.WaitGroup
 }
 
-// OpenSQLite keeps deliveries in the file of db. The caller closes db, after Stop.
+// OpenSQLite stores deliveries in the file of db. The caller closes db after Stop.
 func OpenSQLite(db *sql.DB, c Config) (*Engine, error) {
 	t := newTables(db, sqlite, "")
 	lock, err := newFileLock(t)
@@ -56,8 +56,8 @@ func OpenSQLite(db *sql.DB, c Config) (*Engine, error) {
 	return connect(e, driver, c)
 }
 
-// OpenPostgres keeps deliveries in a schema of the pool's database; db is the same
-// database. The caller closes both, after Stop.
+// OpenPostgres stores deliveries in a schema of the pool's database. db is a handle to
+// the same database. The caller closes both after Stop.
 func OpenPostgres(pool *pgxpool.Pool, db *sql.DB, schema string, c Config) (*Engine, error) {
 	t := newTables(db, postgres, schema)
 	e := newEngine(t, newMembership(t, c.TakeOver), c)
@@ -75,7 +75,7 @@ func newEngine(t *tables, l lease, c Config) *Engine {
 	e.DeadLetters = &DeadLetters{t, e.lanes, e.order}
 	r := &running{tables: t, self: l.id(), ends: map[int64]time.Time{}}
 	e.worker = &worker{lanes: e.lanes, holds: e.Holds, running: r, order: e.order}
-	e.tidying = &maintenance{e.Holds, e.lanes, e.order, r, e.Journal, e.complain}
+	e.maintenance = &maintenance{e.Holds, e.lanes, e.order, r, e.Journal, e.complain}
 	return e
 }
 
@@ -92,6 +92,7 @@ func connect[Tx any](e *Engine, driver riverdriver.Driver[Tx], c Config) (*Engin
 	return e, nil
 }
 
+// complain logs the failure of something that is tried again.
 func (e *Engine) complain(what string, err error) {
 	e.logger.Error("durable: "+what+" failed, and is tried again", "error", err)
 }
@@ -104,13 +105,13 @@ func (e *Engine) openLanes(ctx context.Context) error {
 	return e.lanes.openWithWork(ctx)
 }
 
-// Backlog counts what is not delivered, by target.
+// Backlog counts the deliveries that are not finished, by target.
 func (e *Engine) Backlog(ctx context.Context) (map[string]Waiting, error) {
 	return e.tables.backlog(ctx)
 }
 
-// Start has work called for every job, from several goroutines, until Stop. The end of ctx
-// ends Start alone. It is called once.
+// Start begins to call work, from several goroutines, once for each round of each job. It
+// does so until Stop. The end of ctx ends only Start itself. Start is called once.
 func (e *Engine) Start(ctx context.Context, work Work) error {
 	if err := e.lease.take(ctx); err != nil {
 		return err
@@ -125,13 +126,13 @@ func (e *Engine) Start(ctx context.Context, work Work) error {
 	working, e.stopWorking = context.WithCancel(context.WithoutCancel(ctx))
 	alive, e.stopAlive = context.WithCancel(context.WithoutCancel(ctx))
 	e.alive.Go(func() { e.stayAlive(alive) })
-	e.working.Go(func() { e.tidying.run(working) })
+	e.working.Go(func() { e.maintenance.run(working) })
 	e.working.Go(func() { e.order.follow(working, e.client) })
 	return nil
 }
 
-// stayAlive renews the lease. It goes on while deliveries end after Stop, or others would
-// take them over.
+// stayAlive renews the lease. It continues during Stop until the last delivery has ended.
+// Otherwise other processes would take over deliveries that are still running.
 func (e *Engine) stayAlive(ctx context.Context) {
 	everySecond(ctx, func(int) {
 		if err := e.lease.renew(ctx); err != nil && ctx.Err() == nil {
@@ -140,8 +141,11 @@ func (e *Engine) stayAlive(ctx context.Context) {
 	})
 }
 
-// Stop lets deliveries end until ctx does, and then cuts them short. The lease is kept if
-// some do not end: what still runs must not be taken over.
+// Stop waits until deliveries have ended. If ctx ends before, it cuts them short.
+//
+// If some do not end even then, the lease is not given back, so that nobody takes over at
+// once what is still running. An SQLite file stays locked until the process exits. On
+// Postgres the lease expires after TakeOver, as nobody renews it any more.
 func (e *Engine) Stop(ctx context.Context) error {
 	if !e.started {
 		return nil
@@ -157,7 +161,8 @@ func (e *Engine) Stop(ctx context.Context) error {
 	return e.lease.giveBack(context.WithoutCancel(ctx))
 }
 
-// Insert accepts all jobs or none, in the caller's transaction if tx is not nil.
+// Insert accepts all jobs or none. If tx is not nil, it inserts them in that transaction
+// of the caller.
 func (e *Engine) Insert(ctx context.Context, tx any, all []Insert) error {
 	ctx, cancel := context.WithTimeout(ctx, insertTimeout)
 	defer cancel()
@@ -184,8 +189,8 @@ func (e *Engine) Insert(ctx context.Context, tx any, all []Insert) error {
 	return nil
 }
 
-// usable refuses a transaction that is a nil pointer, which would panic, and one of
-// another database if that can be told.
+// usable refuses a transaction that is a nil pointer, which would panic later. On SQLite
+// it also refuses a transaction of another file.
 func (e *Engine) usable(ctx context.Context, tx any) error {
 	if tx == nil {
 		return nil

@@ -2,10 +2,10 @@ package river
 
 import "time"
 
-// ShutIdleLanesAfter is a minute otherwise.
+// ShutIdleLanesAfter replaces the time of one minute, after which an idle lane is shut.
 func (e *Engine) ShutIdleLanesAfter(d time.Duration) { e.lanes.idleFor = d }
 
-// OpenLanes counts the lanes in which River looks for work.
+// OpenLanes counts the lanes that are not shut.
 func (e *Engine) OpenLanes() int {
 	e.lanes.mu.Lock()
 	defer e.lanes.mu.Unlock()

@@ -7,13 +7,16 @@ import (
 	"time"
 )
 
-// Holds are the targets to which nothing is sent until they are resumed. They are kept in
-// a table, and this process has a copy that is at most a second old.
+// Holds are the targets to which nothing is sent until they are resumed. They are stored
+// in a table. This process has a copy in memory, which is at most about a second old.
 type Holds struct {
 	tables   *tables
-	released func(context.Context) error // called when the copy lacks what was removed
+	released func(context.Context) error // called after a target was resumed
 
-	reading sync.Mutex // no older reading overtakes a newer one
+	// reading is held from reading the table until the copy is replaced. Otherwise this
+	// could happen: A reads the table; a hold is added; B reads the table and replaces the
+	// copy; A replaces the copy by its older reading, and the hold is not seen.
+	reading sync.Mutex
 	mu      sync.Mutex
 	held    map[string]bool
 }
@@ -27,7 +30,7 @@ func (h *Holds) Add(ctx context.Context, target string) error {
 	return h.read(ctx)
 }
 
-// postponed makes jobs due that a lane put off as their target was held.
+// postponed makes jobs due that were put off because their target was held.
 var postponed = "UPDATE @job SET scheduled_at = @now WHERE kind = 'fanout' AND state = 'available' AND scheduled_at > @now AND " +
 	isFor("args->>'target'", "args->>'targets'", 1)
 
@@ -50,6 +53,7 @@ func (h *Holds) List(ctx context.Context) ([]string, error) {
 	return h.tables.strings(ctx, "SELECT target FROM @holds ORDER BY target")
 }
 
+// read brings the copy up to date.
 func (h *Holds) read(ctx context.Context) error {
 	h.reading.Lock()
 	defer h.reading.Unlock()

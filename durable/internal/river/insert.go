@@ -5,8 +5,8 @@ import (
 	"github.com/riverqueue/river/rivertype"
 )
 
-// everyState has a job with the ID of a caller's own inserted once, whatever became of the
-// first one.
+// everyState makes an insert with the caller's own ID unique among jobs of every state.
+// The same delivery is thus accepted once, also after the first one was delivered.
 var everyState = []rivertype.JobState{
 	rivertype.JobStateAvailable, rivertype.JobStateCancelled, rivertype.JobStateCompleted, rivertype.JobStateDiscarded,
 	rivertype.JobStatePending, rivertype.JobStateRetryable, rivertype.JobStateRunning, rivertype.JobStateScheduled,
@@ -15,9 +15,9 @@ var everyState = []rivertype.JobState{
 // Insert is a job to be inserted.
 type Insert struct {
 	Job      Job
-	Rounds   int    // at most
-	Once     bool   // a second one of the same dispatch and target changes nothing
-	OrderKey string // empty if its order does not matter
+	Rounds   int    // the most rounds that the job may have
+	Once     bool   // a second job with the same dispatch and target is ignored
+	OrderKey string // empty if the order does not matter
 }
 
 func (i Insert) params() river.InsertManyParams {

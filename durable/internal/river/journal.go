@@ -9,22 +9,22 @@ import (
 
 // The kinds of entries.
 const (
-	RoundFailed     = "round" // a round failed, but not yet the delivery
-	StepEnded       = "step"  // a step of a saga did
-	StepCompensated = "undo"  // its compensation ended
+	RoundFailed     = "round" // a round failed; another one may follow
+	StepEnded       = "step"  // a step of a saga ended
+	StepCompensated = "undo"  // the compensation of a step ended
 )
 
-// Entry is what became of a target in a round, or in a saga.
+// Entry is the result of one target in a round, or in a saga.
 type Entry struct {
 	Kind   string
 	Target string
 	At     time.Time
-	Class  string // of the error, in the clear
-	Error  string // in the clear
-	Record []byte // all else
+	Class  string // of the error; not encrypted
+	Error  string // text of the error; not encrypted
+	Record []byte // the whole result, encrypted if there is a key
 }
 
-// Journal keeps entries beside River's jobs.
+// Journal stores entries in a table beside River's jobs.
 type Journal struct{ tables *tables }
 
 // Write adds an entry to a job.
@@ -34,7 +34,7 @@ func (j *Journal) Write(ctx context.Context, job int64, e Entry) error {
 	return err
 }
 
-// Read returns a job's entries of these kinds, the oldest first.
+// Read returns the entries of a job that have one of the kinds, the oldest first.
 func (j *Journal) Read(ctx context.Context, job int64, kinds ...string) ([]Entry, error) {
 	var all []Entry
 	err := j.tables.each(ctx, "SELECT kind, target, at, class, error, record FROM @journal WHERE job_id = $1 ORDER BY id", []any{job}, func(rows *sql.Rows) error {
@@ -52,7 +52,7 @@ func (j *Journal) Read(ctx context.Context, job int64, kinds ...string) ([]Entry
 	return all, err
 }
 
-// forget removes the entries of jobs that are no more.
+// forget removes the entries of jobs that do not exist any more.
 func (j *Journal) forget(ctx context.Context) error {
 	_, err := j.tables.exec(ctx, "DELETE FROM @journal WHERE NOT EXISTS (SELECT 1 FROM @job AS j WHERE j.id = job_id)")
 	return err

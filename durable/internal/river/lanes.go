@@ -10,9 +10,12 @@ import (
 	"time"
 )
 
-// lanes are River's queues: one for each target, or for each set of targets whose
-// deliveries are made together. A lane is open while there is work in it, and for idleFor
-// after, as each open lane costs a look into the database every second.
+// lanes manages River's queues. A lane is one of River's queues: the queue of one target,
+// or of a set of targets whose deliveries are made together. For example, the target
+// "email" has a lane, and a saga of "stock" and "payment" has another one.
+//
+// A lane is open while there is work in it, and for idleFor after that. An open lane
+// costs a query every second, so that lanes without work are shut.
 type lanes struct {
 	tables      *tables
 	client      client
@@ -20,25 +23,25 @@ type lanes struct {
 	concurrency func(target string) int
 	complain    func(what string, err error)
 
-	wakeOpen func(lane string)                      // on SQLite; it does not wait
-	announce func(ctx context.Context, lane string) // on Postgres, where River does it for what is inserted
+	wakeOpen func(lane string)                      // wakes an open lane, on SQLite; it does not wait
+	announce func(ctx context.Context, lane string) // wakes it in all processes, on Postgres; for inserts River does so
 
-	delivering atomic.Bool // false in a process that only submits, or looks
+	delivering atomic.Bool // false in a process that only submits, or only inspects
 	idleFor    time.Duration
 
 	mu     sync.Mutex
 	byName map[string]*lane
 }
 
-// lane is one of River's queues. It goes from shut to opening, open, shutting and back to
-// shut. It is stuck if it could not be shut, and then it is tried again.
+// lane is one of River's queues. Its state goes from shut to opening, open, shutting, and
+// back to shut. It is stuck if it could not be shut. Shutting it is then tried again.
 type lane struct {
-	name    string
-	targets []string
-	state   laneState
-	running int
-	used    time.Time
-	blocked time.Time // since when nothing is let through to its targets; zero if something is
+	name        string
+	targets     []string
+	state       laneState
+	running     int
+	used        time.Time
+	closedSince time.Time // since when its targets' gates let nothing through; zero if they do
 }
 
 type laneState int
@@ -48,10 +51,10 @@ const (
 	opening
 	open
 	shutting
-	stuck // on a delivery that it fetched when it was to be shut
+	stuck // it fetched a delivery just when it was to be shut
 )
 
-// get finds or makes a lane. l.mu is held.
+// get finds or makes a lane. The caller holds l.mu.
 func (l *lanes) get(name string, targets []string) *lane {
 	one := l.byName[name]
 	if one == nil {
@@ -62,8 +65,8 @@ func (l *lanes) get(name string, targets []string) *lane {
 	return one
 }
 
-// wake has a lane look for work now. It does not wait for the database, in which a
-// transaction of the caller may be open.
+// wake makes a lane look for work now. It does not wait for the database: the caller may
+// have a transaction open that occupies the only connection.
 func (l *lanes) wake(name string, targets []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -77,8 +80,8 @@ func (l *lanes) wake(name string, targets []string) {
 	}
 }
 
-// openSoon opens a lane in the background. A lane that was opened looks for work at once.
-// l.mu is held.
+// openSoon opens a lane in the background. An opened lane looks for work at once. The
+// caller holds l.mu.
 func (l *lanes) openSoon(one *lane) {
 	one.state = opening
 	workers := 0
@@ -97,7 +100,8 @@ func (l *lanes) openSoon(one *lane) {
 	}()
 }
 
-// begin is called when a delivery begins; what it returns, when it has ended.
+// begin is called when a delivery begins. The function that it returns is called when the
+// delivery has ended.
 func (l *lanes) begin(name string, targets []string) (end func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -111,37 +115,40 @@ func (l *lanes) begin(name string, targets []string) (end func()) {
 	}
 }
 
-// notLetThrough is told that a target let nothing through, such as by an open breaker. It
-// returns for how long to leave the lane's targets alone: as long as that has lasted, at
-// least 2 s and at most a minute. So a large backlog does not keep the database busy.
+// notLetThrough is called when a gate of a target, such as an open breaker, did not let a
+// delivery through. It returns how long the delivery should wait: as long as the gate has
+// been closed, at least 2 s and at most a minute. For example, if the breaker has been
+// open for 20 s, the delivery waits 20 s. So a large backlog does not keep the database
+// busy.
 func (l *lanes) notLetThrough(name string, targets []string) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	one := l.get(name, targets)
-	if one.blocked.IsZero() {
-		one.blocked = time.Now()
+	if one.closedSince.IsZero() {
+		one.closedSince = time.Now()
 	}
-	return min(max(time.Since(one.blocked), 2*time.Second), time.Minute)
+	return min(max(time.Since(one.closedSince), 2*time.Second), time.Minute)
 }
 
-// letThrough is told that something was let through.
+// letThrough is called when a delivery got through the gates of its targets.
 func (l *lanes) letThrough(name string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if one := l.byName[name]; one != nil {
-		one.blocked = time.Time{}
+		one.closedSince = time.Time{}
 	}
 }
 
-// lanesWithWork skips from lane to lane by the index, however many deliveries there are.
+// lanesWithWork finds the names of lanes with the index on queues: one step for each
+// lane, however many jobs a lane has.
 const lanesWithWork = `WITH RECURSIVE lanes(name) AS (
 	SELECT min(queue) FROM @job WHERE state = 'available' AND queue > 'fanout_'
 	UNION ALL
 	SELECT (SELECT min(queue) FROM @job WHERE state = 'available' AND queue > lanes.name) FROM lanes WHERE lanes.name IS NOT NULL
 ) SELECT name FROM lanes WHERE name IS NOT NULL AND name < 'fanout` + "`" + `'`
 
-// openWithWork opens lanes in which there is work from a time before this process, or by
-// another one.
+// openWithWork opens lanes that have work which this process was not told of: work from
+// before its start, or from another process.
 func (l *lanes) openWithWork(ctx context.Context) error {
 	names, err := l.tables.strings(ctx, lanesWithWork)
 	if err != nil {
@@ -159,6 +166,7 @@ func (l *lanes) openWithWork(ctx context.Context) error {
 	return nil
 }
 
+// openIfShut opens a lane, unless its targets are held.
 func (l *lanes) openIfShut(name string, targets []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -167,7 +175,8 @@ func (l *lanes) openIfShut(name string, targets []string) {
 	}
 }
 
-// targets are known for a lane that was used here. Else they stand in any of its jobs.
+// targets returns the targets of a lane. If the lane is not known in this process, it
+// reads them from any of the lane's jobs.
 func (l *lanes) targets(ctx context.Context, name string) ([]string, error) {
 	l.mu.Lock()
 	one := l.byName[name]
@@ -190,7 +199,7 @@ func (l *lanes) targets(ctx context.Context, name string) ([]string, error) {
 	return targets, err
 }
 
-// shutIdle shuts lanes that have been idle for long, or whose targets are held.
+// shutIdle shuts lanes that have been idle for idleFor, or whose targets are held.
 func (l *lanes) shutIdle(ctx context.Context) {
 	for _, one := range l.toShut() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutTimeout)
@@ -200,7 +209,8 @@ func (l *lanes) shutIdle(ctx context.Context) {
 	}
 }
 
-// toShut marks them as shutting, so that nobody opens them meanwhile.
+// toShut returns the lanes to be shut. It marks them as shutting, so that nobody opens
+// one at the same time.
 func (l *lanes) toShut() []*lane {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -219,7 +229,8 @@ func (l *lanes) toShut() []*lane {
 	return all
 }
 
-// wasShut opens a lane again if it was used while it was being shut.
+// wasShut ends what toShut began. If the lane was used meanwhile, it is opened again: a
+// wake during that time saw the state "shutting" and did nothing.
 func (l *lanes) wasShut(one *lane, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -239,8 +250,8 @@ func (l *lanes) wasShut(one *lane, err error) {
 	}
 }
 
-// changed wakes a lane in which a job was made available, in whatever process it is open.
-// One that is open nowhere is found by openWithWork.
+// changed wakes a lane in which a job was made available, in every process in which it is
+// open. If no process has it open, openWithWork finds it.
 func (l *lanes) changed(ctx context.Context, name string) {
 	l.mu.Lock()
 	one := l.byName[name]

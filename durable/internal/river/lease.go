@@ -13,28 +13,29 @@ import (
 	"github.com/gofrs/flock"
 )
 
-// lease is the right of a process to deliver. It is taken before the first delivery, kept
-// up while there are any, and given back after the last one. What a process had under way
-// that lost its lease is taken over by others.
+// lease is the right of a process to deliver. The process takes it before its first
+// delivery, renews it while deliveries run, and gives it back after the last one. When a
+// process loses its lease, others take over what it was delivering.
 type lease interface {
-	id() string // of this process
+	id() string // names this process
 	take(context.Context) error
 	renew(context.Context) error
 	giveBack(context.Context) error
 }
 
-// attemptedBy is a condition: the process that is the parameter of that number has the
-// job, or had it last. It is for Postgres.
+// attemptedBy is an SQL condition for Postgres: the process that runs the job, or ran it
+// last, is the one in the parameter with this number.
 func attemptedBy(parameter int) string {
 	return fmt.Sprintf("attempted_by[array_upper(attempted_by, 1)] = $%d", parameter)
 }
 
-// release makes deliveries that were under way available again. The round that they were in
-// does not count: otherwise a crash loop would make dead letters of healthy deliveries.
+// release makes deliveries available again that were running when their process died. The
+// round that they were in does not count. Otherwise a crash loop would turn healthy
+// deliveries into dead letters.
 const release = `UPDATE @job SET state = 'available', attempt = CASE WHEN attempt > 0 THEN attempt - 1 ELSE 0 END
 	WHERE state = 'running' AND kind = 'fanout'`
 
-// fileLock is the lease on an SQLite file, from which one process at a time delivers.
+// fileLock is the lease on an SQLite file. One process at a time has it.
 type fileLock struct {
 	tables *tables
 	path   string
@@ -48,16 +49,16 @@ func newFileLock(t *tables) (*fileLock, error) {
 
 const fileOf = "SELECT file FROM pragma_database_list WHERE name = 'main'"
 
-// errInUse is what the second process on a file gets.
+// errInUse is returned to the second process that wants to deliver from a file.
 var errInUse = errors.New("another queue, of this process or another, delivers from it")
 
 func (f *fileLock) id() string { return "file" }
 
-// owns refuses a transaction of another file: what it inserted would never be found.
+// owns refuses a transaction of another file. Jobs inserted there would never be found.
 func (f *fileLock) owns(ctx context.Context, tx any) error {
 	given, ok := tx.(*sql.Tx)
 	if !ok {
-		return nil // and is refused for its type
+		return nil // the insert refuses it because of its type
 	}
 	var its string
 	if err := given.QueryRowContext(ctx, fileOf).Scan(&its); err != nil {
@@ -69,7 +70,8 @@ func (f *fileLock) owns(ctx context.Context, tx any) error {
 	return nil
 }
 
-// take also takes over, at once: the process before is dead, as its lock is gone.
+// take also takes over the deliveries of the process before, at once: if its lock is
+// gone, it is dead.
 func (f *fileLock) take(ctx context.Context) error {
 	if f.path != "" {
 		f.lock = flock.New(f.path + ".lock")
@@ -98,8 +100,8 @@ func (f *fileLock) giveBack(context.Context) error {
 	return f.lock.Unlock()
 }
 
-// membership is the lease in a Postgres, from which many processes deliver. Each writes
-// now and then that it is alive.
+// membership is the lease on Postgres, from which many processes deliver. Each process
+// regularly writes into a table that it is alive.
 type membership struct {
 	tables  *tables
 	self    string
@@ -111,7 +113,7 @@ func newMembership(t *tables, expires time.Duration) *membership {
 	return &membership{tables: t, self: strings.ReplaceAll(hostname(), ".", "_") + "_" + strings.ToLower(rand.Text()[:12]), expires: expires}
 }
 
-// hostname is for people who look into the database.
+// hostname is part of the ID, for people who look into the database.
 func hostname() string {
 	name, err := os.Hostname()
 	if err != nil || name == "" {
@@ -126,7 +128,7 @@ func (m *membership) take(ctx context.Context) error { return m.renew(ctx) }
 
 const milliseconds = "(extract(epoch from clock_timestamp()) * 1000)::bigint"
 
-// renew also takes over from members whose lease has expired.
+// renew also takes over the deliveries of processes whose lease has expired.
 func (m *membership) renew(ctx context.Context) error {
 	if time.Since(m.renewed) < m.expires/5 {
 		return nil

@@ -22,7 +22,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(pgtest.Main(m, func() error { return goleak.Find() })) }
 
-// patience bounds the wait for what comes soon.
+// patience limits the wait for what should happen soon.
 const patience = 30 * time.Second
 
 var config = river.Config{

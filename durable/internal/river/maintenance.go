@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// maintenance does every second what no event asks for.
+// maintenance does regularly what no event triggers.
 type maintenance struct {
 	holds    *Holds
 	lanes    *lanes
@@ -24,6 +24,7 @@ func (m *maintenance) run(ctx context.Context) {
 	})
 }
 
+// once is called every second. Rarer work is spread over different seconds.
 func (m *maintenance) once(ctx context.Context, second int) error {
 	errs := []error{m.holds.read(ctx)}
 	m.lanes.shutIdle(ctx)

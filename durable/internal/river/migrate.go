@@ -15,7 +15,7 @@ import (
 	"github.com/riverqueue/river/rivermigrate"
 )
 
-// ownTables are the tables beside River's.
+// ownTables are the tables and indexes that this package has beside River's.
 const ownTables = `
 CREATE TABLE IF NOT EXISTS @journal (
 	id      @serial,
@@ -40,16 +40,17 @@ CREATE INDEX IF NOT EXISTS fanout_job_ordered ON @job (queue, (metadata->>'fanou
 CREATE INDEX IF NOT EXISTS fanout_job_under_way ON @job (queue, (metadata->>'fanout_order')) WHERE metadata->>'fanout_order' IS NOT NULL AND state IN ('available', 'running', 'retryable', 'scheduled');
 `
 
-// ErrNotMigrated says that tables are missing, or older than this package.
+// ErrNotMigrated says that tables are missing, or belong to an older version of this
+// package.
 var ErrNotMigrated = errors.New("the database is not migrated, see Queue.Migrate")
 
-// Schema is the tables as they must be.
+// Schema creates and checks the tables.
 type Schema struct {
 	tables *tables
 	river  migrator
 }
 
-// migrator is River's, whatever the type of its transactions is.
+// migrator is River's migrator, without the type of its transactions.
 type migrator interface {
 	AllVersions() []rivermigrate.Migration
 	Migrate(context.Context, rivermigrate.Direction, *rivermigrate.MigrateOpts) (*rivermigrate.MigrateResult, error)
@@ -61,8 +62,8 @@ func newSchema[Tx any](t *tables, driver riverdriver.Driver[Tx], logger *slog.Lo
 	return &Schema{t, m}, err
 }
 
-// Migrate makes the tables, or brings them up to date. Several processes may do it at the
-// same time.
+// Migrate creates the tables, or brings them up to date. Several processes can call it at
+// the same time.
 func (s *Schema) Migrate(ctx context.Context) error {
 	for tries := 0; ; tries++ {
 		err := s.migrate(ctx)
@@ -77,9 +78,13 @@ func (s *Schema) Migrate(ctx context.Context) error {
 	}
 }
 
-// overtaken are PostgreSQL's codes (Appendix A of its manual) for what another process has
-// just made, or removed, in the migration that this one was about to do. A lock around it
-// all was rejected: it would take a second connection, and a pool may have one.
+// overtaken holds error codes of PostgreSQL (Appendix A of its manual). They mean that
+// another process has just done the step of the migration that this one was about to do.
+// For example: A and B both see that a table is missing; A creates it; B fails with
+// duplicate_table and tries again.
+//
+// A lock around the whole migration was rejected. It needs a second connection, and a
+// pool may have only one.
 var overtaken = []string{
 	"23505", // unique_violation
 	"42P06", // duplicate_schema
@@ -114,7 +119,7 @@ func (s *Schema) migrate(ctx context.Context) error {
 	return nil
 }
 
-// SQL is what Migrate runs on an empty database.
+// SQL returns what Migrate runs on an empty database.
 func (s *Schema) SQL() string {
 	var b strings.Builder
 	prefix := ""
@@ -133,7 +138,7 @@ func (s *Schema) SQL() string {
 	return b.String()
 }
 
-// Ready reports whether the database can be reached and is migrated.
+// Ready reports whether the database can be reached and has its tables.
 func (s *Schema) Ready(ctx context.Context) error {
 	result, err := s.river.Validate(ctx, nil)
 	switch {

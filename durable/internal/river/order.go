@@ -10,8 +10,10 @@ import (
 	"time"
 )
 
-// A delivery with an ordering key is inserted as pending, which River does not touch. The
-// first one of a key is released, which means made available, when no other is under way.
+// A delivery with an ordering key is inserted with the state "pending", which River
+// ignores. To release it means to make it "available". The first pending delivery of a key
+// is released when no other delivery of that key is available, running or waiting for its
+// next round.
 
 const (
 	ordered  = "metadata->>'fanout_order' IS NOT NULL"
@@ -30,10 +32,10 @@ const (
 	complete = "UPDATE @job SET state = 'completed', finalized_at = @now WHERE state = 'running' AND id = $1"
 )
 
-// sequence is the deliveries of one ordering key to one target.
+// sequence stands for the deliveries to one target that have the same ordering key.
 type sequence struct{ lane, key string }
 
-// metadata is River's of a job, as far as it is ours.
+// metadata is the part of a River job's metadata that this package writes.
 type metadata struct {
 	Order string `json:"fanout_order"`
 }
@@ -42,11 +44,11 @@ func orderMetadata(key string) []byte {
 	if key == "" {
 		return nil
 	}
-	encoded, _ := json.Marshal(metadata{key}) // a string can be
+	encoded, _ := json.Marshal(metadata{key}) // a string can always be encoded
 	return encoded
 }
 
-// orderKey is empty for a job whose order does not matter.
+// orderKey returns the ordering key of a job. It is empty if the order does not matter.
 func orderKey(encoded []byte) string {
 	var m metadata
 	if err := json.Unmarshal(encoded, &m); err != nil {
@@ -55,21 +57,21 @@ func orderKey(encoded []byte) string {
 	return m.Order
 }
 
-// order releases the next delivery of a sequence.
+// order releases deliveries that have an ordering key, one after the other.
 type order struct {
 	tables   *tables
 	lanes    *lanes
 	self     string // the ID of this process
 	complain func(what string, err error)
 
-	seen  atomic.Bool   // there are deliveries with an ordering key
-	looks chan struct{} // says that some are due
+	seen  atomic.Bool   // this process has seen a delivery with an ordering key
+	looks chan struct{} // has an element if due is not empty
 
 	mu  sync.Mutex
 	due map[sequence]bool
 }
 
-// look has a sequence looked at soon, as something was added to it.
+// look marks a sequence to be looked at soon, because something was added to it.
 func (o *order) look(one sequence) {
 	o.seen.Store(true)
 	o.mu.Lock()
@@ -81,6 +83,7 @@ func (o *order) look(one sequence) {
 	}
 }
 
+// take returns the sequences that are due, and forgets them.
 func (o *order) take() map[sequence]bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -89,7 +92,8 @@ func (o *order) take() map[sequence]bool {
 	return due
 }
 
-// follow releases the next delivery when one was submitted or has failed.
+// follow releases the next delivery of a sequence when one was submitted, and when one
+// failed for good.
 func (o *order) follow(ctx context.Context, c client) {
 	events, unsubscribe := c.failed()
 	defer unsubscribe()
@@ -120,8 +124,9 @@ func (o *order) releaseNext(ctx context.Context, one sequence) error {
 	return o.advance(ctx, one, nil)
 }
 
-// releaseLeftBehind releases what follows nothing, and was not released in its time: the
-// transaction that it was submitted in took long, or its process died.
+// releaseLeftBehind releases deliveries that were not released in time although none of
+// their key is running. For example, their transaction was committed long after Submit,
+// or their process died.
 func (o *order) releaseLeftBehind(ctx context.Context) error {
 	var left []sequence
 	err := o.tables.each(ctx, leftBehind, nil, func(rows *sql.Rows) error {
@@ -137,12 +142,13 @@ func (o *order) releaseLeftBehind(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// completed writes the end of a delivery, and releases the next one in the same
-// transaction. River would write the end later, together with others; it finds it done.
+// completed stores that a delivery has ended, and releases the next one in the same
+// transaction. River stores the end of jobs later, in batches. It then finds that this
+// one is already stored.
 func (o *order) completed(ctx context.Context, job int64, one sequence) {
 	err := o.advance(context.WithoutCancel(ctx), one, func(ctx context.Context, tx *sql.Tx) error {
 		query, args := complete, []any{job}
-		if o.tables.onPostgres() { // else another process may have it by now
+		if o.tables.onPostgres() { // another process may have taken the job over
 			query, args = query+" AND "+attemptedBy(2), append(args, o.self)
 		}
 		_, err := tx.ExecContext(ctx, o.tables.sql(query), args...)
@@ -153,14 +159,20 @@ func (o *order) completed(ctx context.Context, job int64, one sequence) {
 	}
 }
 
-// orderLock keeps two processes from releasing two deliveries of one key. A process that is
-// frozen meanwhile loses its connection after 10 s, and the lock with it.
+// orderLock prevents two processes from releasing two deliveries of the same key. Without
+// it: the transaction that inserted delivery 1 is still open, so that A sees 2 as the
+// first and releases it. Before A commits, 1 is committed. B sees 1 as the first, does
+// not see that 2 is released, and releases 1. Now both would be sent at the same time.
+//
+// A process that freezes while it holds the lock loses its connection after 10 s, and the
+// lock with it.
 const orderLock = `SELECT set_config('idle_in_transaction_session_timeout', '10s', true), pg_advisory_xact_lock(hashtextextended($1, 7453010373645641))`
 
-// orderTimeout bounds a release. Maintenance makes up for one that failed.
+// orderTimeout limits one release. If it fails, maintenance releases the delivery later.
 const orderTimeout = 5 * time.Second
 
-// advance does first, and then releases the next delivery of a sequence.
+// advance calls first, if it is not nil, and then releases the next delivery of a
+// sequence. Both are done in one transaction.
 func (o *order) advance(ctx context.Context, one sequence, first func(context.Context, *sql.Tx) error) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, orderTimeout)
 	defer cancel()

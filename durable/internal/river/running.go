@@ -8,23 +8,27 @@ import (
 	"time"
 )
 
-// running are the deliveries that are under way in this process, and those that ended so
-// recently that their end may not be in the database yet.
+// running holds the deliveries that are running in this process, and those that ended so
+// recently that the database may not have their end yet.
 type running struct {
 	tables *tables
 	self   string // the ID of this process
 
 	mu   sync.Mutex
-	ends map[int64]time.Time // zero while a delivery is under way
+	ends map[int64]time.Time // by job ID: when the delivery ended; zero while it runs
 }
 
-// lostAfter is how long a delivery that this process does not know of may be under way in
-// the database. After that its beginning or its end was lost with a connection.
+// lostAfter is how long the database may show a delivery as running that this process
+// does not know. After that time, its beginning or its end was lost with a connection.
 const lostAfter = time.Minute
 
-// begin is called when a delivery begins; what it returns, when it has ended. The end of
-// one that took long is remembered for lostAfter: its row says that it began long ago, and
-// looks lost until River has written the end.
+// begin is called when a delivery begins. The function that it returns is called when the
+// delivery has ended.
+//
+// The end of a long delivery is remembered for lostAfter. Otherwise this could happen: a
+// delivery ends after two minutes and is forgotten here; River has not stored its end
+// yet; releaseLost reads that the job has been running for two minutes, does not know it,
+// and releases it. It would be delivered twice.
 func (r *running) begin(id int64) (end func()) {
 	began := time.Now()
 	r.mu.Lock()
@@ -40,6 +44,7 @@ func (r *running) begin(id int64) (end func()) {
 	}
 }
 
+// knows reports whether a delivery is running here, or has just ended.
 func (r *running) knows(id int64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -57,7 +62,7 @@ func (r *running) forgetEnds() {
 	}
 }
 
-// releaseLost makes those available again that were lost in this process.
+// releaseLost makes deliveries of this process available again that it has lost.
 func (r *running) releaseLost(ctx context.Context) error {
 	query := "SELECT id FROM @job WHERE state = 'running' AND kind = 'fanout' AND " + r.tables.epoch("attempted_at") + " < " + r.tables.epoch("@now") + " - $1"
 	args := []any{lostAfter.Seconds()}

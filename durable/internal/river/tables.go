@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// dialect is how the two databases differ in the SQL of this package.
+// dialect holds the parts of SQL that differ between the two databases.
 type dialect struct {
-	numbered string // how a numbered parameter begins
+	numbered string // prefix of a numbered parameter
 	now      string
-	epoch    string // seconds of a time, as a fraction
-	json     string // a column of JSON, as text
-	revived  string // metadata without the mark of a cancellation
+	epoch    string // a time as seconds, with a fraction
+	json     string // a JSON column as text
+	revived  string // metadata without the mark that the job was cancelled
 	blob     string
 	serial   string
 }
@@ -28,8 +28,9 @@ var (
 		"metadata - 'cancel_attempted_at'", "bytea", "bigserial PRIMARY KEY"}
 )
 
-// tables runs SQL on River's tables and on those beside them. In a query "@job" stands for
-// River's table of jobs, "@journal" for the journal, "@now" for the time, and so on.
+// tables runs SQL on River's tables and on those beside them. In a query, "@job" stands
+// for River's table of jobs, "@journal" for the journal, "@now" for the current time, and
+// so on.
 type tables struct {
 	db       *sql.DB
 	dialect  dialect
@@ -52,7 +53,7 @@ func (t *tables) onPostgres() bool { return t.schema != "" }
 
 func (t *tables) sql(query string) string { return t.replacer.Replace(query) }
 
-// exec returns how many rows a statement changed.
+// exec runs a statement, and returns how many rows it changed.
 func (t *tables) exec(ctx context.Context, query string, args ...any) (int, error) {
 	result, err := t.db.ExecContext(ctx, t.sql(query), args...)
 	if err != nil {
@@ -95,30 +96,32 @@ func (t *tables) strings(ctx context.Context, query string, args ...any) ([]stri
 func (t *tables) epoch(column string) string { return fmt.Sprintf(t.dialect.epoch, column) }
 func (t *tables) json(column string) string  { return fmt.Sprintf(t.dialect.json, column) }
 
-// isFor is a condition: the job is for the target, alone or with others. The target is
-// the parameter of that number, and its pattern, see [tables.holding], the next one.
+// isFor is an SQL condition: the job is for the target, alone or among others. The name
+// of the target is the parameter with this number. The next parameter is the pattern of
+// the name, see [tables.holding].
 func isFor(target, targets string, parameter int) string {
 	return fmt.Sprintf("(%[1]s = $%[3]d OR (%[1]s IS NULL AND %[2]s LIKE $%[4]d ESCAPE '!'))", target, targets, parameter, parameter+1)
 }
 
-// holding is a pattern of JSON lists that hold a name.
+// holding is a pattern that matches every JSON list that contains the name.
 func (t *tables) holding(target string) string {
 	return "%" + likeEscaper.Replace(t.inJSON(target)) + "%"
 }
 
 var likeEscaper = strings.NewReplacer("!", "!!", "%", "!%", "_", "!_")
 
-// inJSON is a string as it stands in a column of JSON. SQLite keeps what was encoded, and
-// Go's encoder escapes <, > and &; Postgres writes JSON its own way, without those escapes.
+// inJSON returns text as it is written in a JSON column. SQLite keeps what Go's encoder
+// wrote, which escapes <, > and &. Postgres writes JSON in its own way, without these
+// escapes.
 func (t *tables) inJSON(text string) string {
 	var b strings.Builder
 	encoder := json.NewEncoder(&b)
 	encoder.SetEscapeHTML(!t.onPostgres())
-	_ = encoder.Encode(text) // a string can be
+	_ = encoder.Encode(text) // a string can always be encoded
 	return strings.TrimSpace(b.String())
 }
 
-// state makes a job's state of an expression that is text.
+// state converts an SQL expression from text to the type of a job's state.
 func (t *tables) state(text string) string {
 	if !t.onPostgres() {
 		return text
@@ -126,8 +129,8 @@ func (t *tables) state(text string) string {
 	return "(" + text + ")::" + t.schema + ".river_job_state"
 }
 
-// notify tells all processes that there is work in a lane, as River itself does for what
-// it inserts. An error does no harm: a lane looks by itself, too.
+// notify tells all processes that there is work in a lane, as River does itself when it
+// inserts. An error does no harm, because an open lane also looks for work once a second.
 func (t *tables) notify(ctx context.Context, lane string) {
 	_, _ = t.db.ExecContext(ctx, "SELECT pg_notify($1, $2)", t.schema+".river_insert", `{"queue": "`+lane+`"}`)
 }

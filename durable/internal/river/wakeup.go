@@ -7,9 +7,9 @@ import (
 	"github.com/riverqueue/river/riverdriver"
 )
 
-// wakingDriver is a driver of River's for SQLite, which tells nobody of what is inserted.
-// River's own way is to look into a table every 50 ms. As one process delivers from a
-// file, it can be told directly.
+// wakingDriver is River's SQLite driver, and wakes lanes in addition. SQLite cannot
+// notify other connections of an insert, so River would query a table every 50 ms. As
+// only one process delivers from a file, this process can wake its lanes directly.
 type wakingDriver[Tx any] struct {
 	riverdriver.Driver[Tx]
 	listener *listener
@@ -26,10 +26,11 @@ func (d *wakingDriver[Tx]) GetListener(params *riverdriver.GetListenenerParams) 
 	return d.listener
 }
 
-// listener hands each lane that is to be woken to River once.
+// listener passes the names of lanes to River. A lane that is woken several times before
+// River asks is passed once.
 type listener struct {
 	schema string
-	notes  chan struct{} // says that some are due
+	notes  chan struct{} // has an element if due is not empty
 
 	mu  sync.Mutex
 	due map[string]bool

@@ -10,19 +10,19 @@ import (
 	"github.com/riverqueue/river"
 )
 
-// Work makes one round of a delivery, and says what comes after it. It must not panic.
+// Work makes one round of a delivery, and returns what should follow. It must not panic.
 type Work func(context.Context, Round) Verdict
 
-// Round is one time that a delivery is tried.
+// Round is one try of a delivery.
 type Round struct {
 	ID     int64 // of the job
 	Job    *Job
-	Number int  // the first one is 1
-	Last   bool // there is none after it
+	Number int  // 1 for the first round
+	Last   bool // no round follows this one
 }
 
-// Verdict says what comes after a round. Make one with [Done], [Again], [Dead], [PutOff],
-// [NotLetThrough] or [CutShort].
+// Verdict says what follows after a round. Make one with [Done], [Again], [Dead],
+// [PutOff], [NotLetThrough] or [CutShort].
 type Verdict struct {
 	next next
 	why  error
@@ -41,29 +41,31 @@ const (
 	cutShort
 )
 
-// Done says that the delivery has come to a good end.
+// Done says that the delivery is finished.
 func Done() Verdict { return Verdict{next: done} }
 
-// Again asks for another round at that time. After the last round the job is a dead letter.
+// Again asks for another round at the given time. After the last round the job becomes a
+// dead letter.
 func Again(at time.Time, why error) Verdict { return Verdict{next: again, at: at, why: why} }
 
-// Dead says that the job is a dead letter now.
+// Dead says that the job becomes a dead letter now.
 func Dead(why error) Verdict { return Verdict{next: dead, why: why} }
 
-// PutOff asks for the same round again, later.
+// PutOff asks for the same round again, after the wait.
 func PutOff(wait time.Duration) Verdict { return Verdict{next: putOff, wait: wait} }
 
-// NotLetThrough asks for the same round again, as the target lets nothing through.
+// NotLetThrough asks for the same round again, because a gate of the target, such as an
+// open breaker, is closed.
 func NotLetThrough() Verdict { return Verdict{next: notLetThrough} }
 
-// CutShort says that the round's context ended: it is to be made again, by any process.
+// CutShort says that the round's context ended. The round is made again, by any process.
 func CutShort(why error) Verdict { return Verdict{next: cutShort, why: why} }
 
-// holdWait is how long a job is put off whose target is held. It is made earlier if the
-// target is resumed.
+// holdWait is how long a job is put off if its target is held. If the target is resumed
+// earlier, the job becomes due at once.
 const holdWait = 15 * time.Second
 
-// worker has River's jobs worked.
+// worker is called by River for every job.
 type worker struct {
 	river.WorkerDefaults[Job]
 	work    Work
@@ -73,7 +75,8 @@ type worker struct {
 	order   *order
 }
 
-// Timeout implements river.Worker: a target's own rules.
+// Timeout implements river.Worker. There is none, because the target's own Timeout
+// applies.
 func (*worker) Timeout(*river.Job[Job]) time.Duration { return -1 }
 
 // NextRetry implements river.Worker.
@@ -84,13 +87,13 @@ func (w *worker) Work(ctx context.Context, j *river.Job[Job]) error {
 	names := j.Args.Names()
 	defer w.running.begin(j.ID)()
 	defer w.lanes.begin(j.Queue, names)()
-	if w.holds.any(names) { // the lane is about to be shut
+	if w.holds.any(names) { // the lane will be shut soon
 		return river.JobSnooze(holdWait)
 	}
 	return w.follow(ctx, j, w.work(ctx, Round{j.ID, &j.Args, j.Attempt, j.Attempt >= j.MaxAttempts}))
 }
 
-// follow tells River what comes next.
+// follow tells River what follows after the round.
 func (w *worker) follow(ctx context.Context, j *river.Job[Job], v Verdict) error {
 	switch v.next {
 	case notLetThrough:
@@ -114,14 +117,15 @@ func (w *worker) follow(ctx context.Context, j *river.Job[Job], v Verdict) error
 	return storable(v.why)
 }
 
-// Jittered adds up to a fifth, so that what failed together is not tried again together.
+// Jittered adds up to a fifth at random. Deliveries that failed at the same time are thus
+// not tried again at the same time.
 func Jittered(d time.Duration) time.Duration { return d + rand.N(d/5+1) }
 
-// storable is an error that River can write to every database. One that it cannot write
-// would keep it from writing the end of all jobs that ended at the same time.
+// storable returns an error that River can store in every database. River stores the ends
+// of several jobs together: if it could not store one of them, it would store none.
 func storable(err error) error {
 	text := Clean(err.Error())
-	if errors.Is(err, context.Canceled) { // by which River knows a job that was cut short
+	if errors.Is(err, context.Canceled) { // River recognizes by it that a job was cut short
 		return &cancelledError{text}
 	}
 	return errors.New(text)
@@ -134,7 +138,7 @@ func (e *cancelledError) Unwrap() error { return context.Canceled }
 
 const mostText = 1000 // bytes
 
-// Clean is a text that every database takes: UTF-8 without NUL, 1,000 bytes at most.
+// Clean makes a text that every database can store: at most 1,000 bytes, UTF-8, no NUL.
 func Clean(text string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(text[:min(len(text), mostText)], "?"), "\x00", "?")
 }
