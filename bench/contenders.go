@@ -25,10 +25,11 @@ import (
 	"github.com/fanout-go/fanout"
 )
 
-// send sends the payload to all targets and waits.
+// send sends the payload to all targets and waits until it has ended for all.
 type send func(context.Context, any) error
 
-// contender is a way to do it. A nil transport means one of its own.
+// contender is one way to send a payload to several targets. If transport is nil, make
+// uses a transport of its own.
 type contender struct {
 	name string
 	make func(urls []string, transport http.RoundTripper) (send, func())
@@ -50,7 +51,7 @@ func orNew(transport http.RoundTripper) (http.RoundTripper, func()) {
 	return own, own.(*http.Transport).CloseIdleConnections
 }
 
-// post is bare net/http: no retry, no limits, no keys.
+// post sends one request with plain net/http: without retries, limits and keys.
 func post(ctx context.Context, client *http.Client, url string, body []byte) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 	if err != nil {
@@ -71,7 +72,7 @@ func post(ctx context.Context, client *http.Client, url string, body []byte) err
 	return nil
 }
 
-// floor is the least one can write.
+// floor is the least code that does it: net/http and a WaitGroup.
 func floor(urls []string, transport http.RoundTripper) (send, func()) {
 	transport, done := orNew(transport)
 	return throughClients(urls, func(string) *http.Client { return &http.Client{Transport: transport} }), done
@@ -97,8 +98,8 @@ func throughClients(urls []string, clientFor func(url string) *http.Client) send
 	}
 }
 
-// handRolled is what a careful engineer writes with the libraries that fanout
-// stands on.
+// handRolled is what a careful engineer writes with the libraries on which fanout is
+// built.
 func handRolled(urls []string, transport http.RoundTripper) (send, func()) {
 	transport, done := orNew(transport)
 	targets := make([]*handRolledTarget, len(urls))
@@ -187,7 +188,7 @@ func (t *handRolledTarget) attempt(ctx context.Context, key string, body []byte)
 	}
 }
 
-// withFanout has every policy on, the rate limit too, which is off by default.
+// withFanout has every policy switched on, also the rate limit, which is off by default.
 func withFanout(urls []string, transport http.RoundTripper) (send, func()) {
 	config := fanout.Config{Transport: transport, Defaults: fanout.Policy{RateLimit: fanout.RateLimit{PerSecond: 1e9}}}
 	for i, url := range urls {
@@ -203,7 +204,7 @@ func withFanout(urls []string, transport http.RoundTripper) (send, func()) {
 	}, func() { _ = d.Close(context.Background()) }
 }
 
-// withRetryablehttp retries, and that is all.
+// withRetryablehttp has retries, but no other policy.
 func withRetryablehttp(urls []string, transport http.RoundTripper) (send, func()) {
 	transport, done := orNew(transport)
 	return throughClients(urls, func(string) *http.Client {

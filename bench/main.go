@@ -1,6 +1,6 @@
-// Bench compares fanout with what else one could write or import. It runs all
-// contenders in turn, several rounds over, and writes the medians as ratios to
-// bench/README.md.
+// Bench compares fanout with other ways to send a payload to several targets: code of
+// one's own, and other libraries. It measures all contenders in turn, in several rounds,
+// and writes the medians as ratios to bench/README.md.
 //
 //	go run -C bench .
 package main
@@ -28,8 +28,9 @@ func main() {
 	}
 }
 
-// park has n goroutines wait until the function returned is called, as a service
-// has: the runtime sizes the stacks of new goroutines by the average of all.
+// park starts n goroutines that wait until the returned function is called. A real
+// service has such goroutines, and they matter: the runtime chooses the stack size of new
+// goroutines by the average of all.
 func park(n int) (release func()) {
 	wait := make(chan struct{})
 	for range n {

@@ -12,14 +12,14 @@ import (
 	"time"
 )
 
-// wire is what lies between the contenders and their targets.
+// wire connects the contenders with their targets.
 type wire struct {
 	name      string
 	urls      func(n int) []string
-	transport func() http.RoundTripper // nil: each contender's own
+	transport func() http.RoundTripper // nil: each contender uses its own
 }
 
-// memory answers at once.
+// memory answers every request at once, without a network.
 var memory = wire{
 	name: "memory",
 	urls: func(n int) []string {
@@ -42,13 +42,13 @@ func (atOnce) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: http.StatusAccepted, Header: answerHeader, Body: http.NoBody, Request: r}, nil
 }
 
-// newTransport is net/http's with enough idle connections.
+// newTransport returns net/http's transport with enough idle connections.
 func newTransport() http.RoundTripper {
 	return &http.Transport{MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute}
 }
 
-// servers are the targets on loopback, in a process of their own, so that their
-// CPU time and allocations are not the contenders'.
+// servers are targets on loopback addresses. They run in a process of their own, so that
+// their CPU time and allocations are not counted for the contenders.
 type servers struct {
 	process *exec.Cmd
 	stdin   io.Closer
@@ -96,7 +96,7 @@ func (s *servers) wire() wire {
 	return wire{name: "loopback", urls: func(n int) []string { return s.all[:n] }}
 }
 
-// serve runs in the servers' process until its standard input ends.
+// serve runs in the process of the servers until its standard input ends.
 func serve() {
 	accept := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)

@@ -1,4 +1,4 @@
-// Package jsonschema validates payloads by a JSON Schema before anything is sent:
+// Package jsonschema validates payloads with a JSON Schema before anything is sent:
 //
 //	valid, err := jsonschema.Compile(schema)
 //	...
@@ -21,11 +21,15 @@ import (
 	"github.com/fanout-go/fanout"
 )
 
-// Compile makes a validator of a schema, for [fanout.Config] or [fanout.Target].
-// Payloads that are not JSON are refused, and so are those with more than 10,000 values
-// and names, a name given twice in an object, or a number of more than 400 digits. Errors name the places that do not fit,
-// and the keywords of the schema, and never a value. A schema is on its own: it
-// cannot load others.
+// Compile makes a validator from a schema, for [fanout.Config] or [fanout.Target]. It
+// returns an error if the schema is invalid, or refers to another schema: a schema cannot
+// load others.
+//
+// The validator refuses payloads that do not fit the schema or are not JSON. To limit its
+// cost, it also refuses more than 10,000 values and names, and numbers of more than 400
+// digits. It refuses duplicate names in an object, because a target may read the other
+// one. Its errors name the places that do not fit, and the keywords of the schema. They
+// never show a value.
 func Compile(schema []byte) (func(context.Context, *fanout.Payload) error, error) {
 	document, err := jsonschema.UnmarshalJSON(bytes.NewReader(schema))
 	if err != nil {
@@ -68,11 +72,11 @@ func validate(schema *jsonschema.Schema, body []byte) error {
 
 const mostPlaces = 5
 
-// places are where the value does not fit, each with the keyword that says so.
+// places returns where the value does not fit, each with the keyword of the schema.
 func places(e *jsonschema.ValidationError) []string {
 	if len(e.Causes) == 0 {
 		place := fmt.Sprintf("%.100q: %s", "/"+strings.Join(e.InstanceLocation, "/"), strings.Join(e.ErrorKind.KeywordPath(), "/"))
-		if required, ok := e.ErrorKind.(*kind.Required); ok { // whose names are the schema's
+		if required, ok := e.ErrorKind.(*kind.Required); ok { // the missing names are those of the schema
 			place += fmt.Sprintf(" %.100q", required.Missing)
 		}
 		return []string{place}

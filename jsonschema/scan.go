@@ -12,14 +12,15 @@ import (
 )
 
 const (
-	mostDigits = 400    // more than a float64 has
-	mostValues = 10_000 // of each the library may keep several errors
+	mostDigits = 400    // a float64 needs fewer
+	mostValues = 10_000 // the library may keep several errors for each value
 )
 
-var errNotJSON = errors.New("not JSON") // what a decoder says would quote it
+var errNotJSON = errors.New("not JSON") // the error of a decoder would quote the payload
 
-// scan refuses what takes long or much memory to validate, and names given twice, of
-// which a target may take another one than the schema saw.
+// scan refuses a payload that would take long or much memory to validate. It also refuses
+// duplicate names: a target may use one of the values, while the schema has checked the
+// other one.
 func scan(body []byte) error {
 	decoder := json.NewDecoder(bytes.NewReader(body))
 	decoder.UseNumber()
@@ -40,10 +41,10 @@ func scan(body []byte) error {
 	}
 }
 
-// scanner tells names from values.
+// scanner knows which tokens are names and which are values.
 type scanner struct {
-	open   []map[string]bool // objects, by the names they have, and arrays, which are nil
-	isName bool              // the next token is, unless it closes the object
+	open   []map[string]bool // for each open object, the names it has so far; nil for an array
+	isName bool              // the next token is a name, or ends the object
 }
 
 func (s *scanner) take(token json.Token) error {
@@ -85,7 +86,7 @@ func (s *scanner) name(name string) error {
 	return nil
 }
 
-// reasonable is not so for 1e999999, which takes long to be made exact.
+// reasonable refuses numbers such as 1e999999, which take long to convert exactly.
 func reasonable(number json.Number) error {
 	digits, exponent, _ := strings.Cut(strings.ToLower(number.String()), "e")
 	n, err := strconv.Atoi(cmp.Or(exponent, "0"))

@@ -4,8 +4,8 @@
 //		TokenURL: "https://id.example/token", ClientID: "shop", ClientSecret: auth.Env("CRM_SECRET"),
 //	})),
 //
-// auth.Tokens shares a token between deliveries and renews it early. It is a module of
-// its own, so that only those who use it depend on golang.org/x/oauth2.
+// auth.Tokens shares a token between deliveries and renews it early. This package is a
+// module of its own, so that only those who use it depend on golang.org/x/oauth2.
 package oauth
 
 import (
@@ -24,28 +24,32 @@ import (
 	"github.com/fanout-go/fanout/auth"
 )
 
-// Config is who asks for tokens, and where.
+// Config says where tokens are fetched, and with which credentials. A mistake in it is an
+// error of the first request for a token.
 type Config struct {
-	// TokenURL is the token endpoint. Required. It is https, but for loopback.
+	// TokenURL is the URL of the token endpoint. It must be https, except on a loopback
+	// address. Required.
 	TokenURL string
 	// ClientID and ClientSecret are the credentials. The secret is looked up for each
-	// token, so that it can be rotated. Required.
+	// request, so that it can be rotated. Both are required.
 	ClientID     string
 	ClientSecret auth.SecretSource
-	// InBody sends the credentials in the body, for endpoints that do not take them
-	// in the Authorization header, as RFC 6749, section 2.3.1, has it. Default false.
+	// InBody sends the credentials in the body of the request instead of the Authorization
+	// header, as RFC 6749, section 2.3.1, allows. It is for endpoints that do not accept the
+	// header. Default false.
 	InBody bool
-	// Scopes are asked for. Default none: what the server gives.
+	// Scopes are the scopes to ask for. Default none: the server decides.
 	Scopes []string
-	// Params are further parameters, such as audience. Default none.
+	// Params are further parameters of the request, such as "audience". Default none.
 	Params url.Values
-	// Client sends the requests. Default one of its own, which follows no redirects
-	// and gives up after 10 s.
+	// Client sends the requests. Default nil: a client that follows no redirects and gives
+	// up after 10 s.
 	Client *http.Client
 }
 
-// ClientCredentials fetches tokens by the client credentials grant (RFC 6749,
-// section 4.4).
+// ClientCredentials fetches tokens with the client credentials grant (RFC 6749, section
+// 4.4). Its errors show the status and the error code of the endpoint, and nothing else
+// that it answers.
 func ClientCredentials(c Config) auth.TokenSource {
 	if c.Client == nil {
 		c.Client = &http.Client{
@@ -103,12 +107,12 @@ func loopback(host string) bool {
 	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
-// errorCodes are those of RFC 6749, section 5.2.
+// errorCodes holds the error codes of RFC 6749, section 5.2.
 var errorCodes = []string{
 	"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type", "invalid_scope",
 }
 
-// withoutBody leaves out what the endpoint answered, but for its status and its
+// withoutBody removes from an error what the endpoint answered, except the status and the
 // error code.
 func withoutBody(err error) error {
 	var unanswered *url.Error

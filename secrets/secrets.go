@@ -1,7 +1,7 @@
-// Package secrets has secrets from the managers that gocloud.dev knows: AWS Secrets
-// Manager and Parameter Store, Google Secret Manager, etcd, HTTP, and files and
-// buckets, which a key in Vault, AWS, Azure or Google decrypts if the decoder says
-// so. Import the driver you need beside it:
+// Package secrets reads secrets from the managers that gocloud.dev supports: AWS Secrets
+// Manager and Parameter Store, Google Secret Manager, etcd, HTTP, files and buckets. A
+// file or bucket can be encrypted with a key in Vault, AWS, Azure or Google. Import the
+// driver you need:
 //
 //	import _ "gocloud.dev/runtimevar/awssecretsmanager"
 //
@@ -9,7 +9,8 @@
 //	...
 //	Auth: auth.Bearer(key),
 //
-// It is a module of its own, so that only those who use it depend on gocloud.dev.
+// This package is a module of its own, so that only those who use it depend on
+// gocloud.dev.
 package secrets
 
 import (
@@ -22,15 +23,15 @@ import (
 	"github.com/fanout-go/fanout/auth"
 )
 
-// Source is a secret that is watched, and rotated while the service runs. It is a
-// [auth.SecretSource]. Whoever opened it closes it.
+// Source is a secret that is watched: when it is rotated, the new value is used without a
+// restart. It is an [auth.SecretSource]. Whoever opened it must close it.
 type Source struct{ variable *runtimevar.Variable }
 
 var _ auth.SecretSource = (*Source)(nil)
 
-// Open opens a secret by its URL, whose decoder must be string or bytes, or
-// "decrypt+string" or "decrypt+bytes" with RUNTIMEVAR_KEEPER_URL set, as gocloud.dev
-// describes.
+// Open opens a secret by its URL, in the form that gocloud.dev describes. The decoder in
+// the URL must be "string" or "bytes". For an encrypted secret it is "decrypt+string" or
+// "decrypt+bytes", and the environment variable RUNTIMEVAR_KEEPER_URL must be set.
 func Open(ctx context.Context, url string) (*Source, error) {
 	variable, err := runtimevar.OpenVariable(ctx, url)
 	if err != nil {
@@ -39,10 +40,11 @@ func Open(ctx context.Context, url string) (*Source, error) {
 	return New(variable), nil
 }
 
-// New takes a variable of strings or bytes, which the Source then owns.
+// New makes a Source of a variable of strings or bytes. Closing the Source closes the
+// variable.
 func New(variable *runtimevar.Variable) *Source { return &Source{variable} }
 
-// Secret returns the latest good value, and waits for the first one.
+// Secret returns the latest good value. If there is none yet, it waits for the first one.
 func (s *Source) Secret(ctx context.Context) (auth.Secret, error) {
 	snapshot, err := s.variable.Latest(ctx)
 	if err != nil {
@@ -57,8 +59,8 @@ func (s *Source) Secret(ctx context.Context) (auth.Secret, error) {
 	return auth.Secret{}, errors.New("secrets: the decoder must be string or bytes")
 }
 
-// hidden is an error whose text has nothing that it quotes, and of a URL neither
-// credentials nor query.
+// hidden replaces the text of an error: quoted parts are removed, and so are the
+// credentials and the query of a URL.
 type hidden struct{ err error }
 
 var credentials = regexp.MustCompile(`"(?:[^"\\]|\\.)*"?|\?\S*|//\S*@`)

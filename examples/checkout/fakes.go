@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// trouble is how the APIs misbehave; nil is well.
+// trouble says how each API misbehaves. A nil handler means that the API works.
 type trouble struct{ payment, refund, stock, mail http.HandlerFunc }
 
 type fakes struct{ payment, stock, mail, text, analytics *httptest.Server }
@@ -41,7 +41,7 @@ func created(id string) http.HandlerFunc {
 	}
 }
 
-// outOfStock says so when a payment has had the time to be made.
+// outOfStock refuses, but only after a payment has had time to be made.
 func outOfStock(w http.ResponseWriter, _ *http.Request) {
 	time.Sleep(60 * time.Millisecond)
 	http.Error(w, "no teapots", http.StatusUnprocessableEntity)
@@ -51,7 +51,7 @@ func broken(w http.ResponseWriter, _ *http.Request) {
 	http.Error(w, "broken", http.StatusInternalServerError)
 }
 
-// timesOut makes the payment, and is too slow to say so.
+// timesOut makes the payment, but is too slow to answer.
 func timesOut(_ http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(io.Discard, r.Body)
 	<-r.Context().Done()

@@ -1,11 +1,12 @@
-// Checkout is a service that takes orders: it answers 202 at once, and then has the
-// payment made and the stock reserved, and after both the customer notified and the
-// sale counted. If one of the first two fails, the other is undone: a saga.
+// Checkout is a service that takes orders. It answers 202 at once. Then it makes the
+// payment and reserves the stock, at the same time. When both are done, it notifies the
+// customer and counts the sale. If the payment or the reservation fails, the other one is
+// undone: they form a saga.
 //
 //	go run ./examples/checkout
 //
-// places five orders, with fakes of the four APIs that each time have another
-// trouble, and prints what happened. What to copy is in service.go.
+// places five orders with fakes of the APIs, which fail differently each time, and prints
+// what happened. The code to copy is in service.go.
 package main
 
 import (
@@ -25,7 +26,7 @@ import (
 )
 
 func main() {
-	flags := usage.Flags("checkout", "Places five orders, each of which meets another trouble, and prints how they end.", os.Stderr)
+	flags := usage.Flags("checkout", "Places five orders. Each runs into a different problem, and the program prints how it ends.", os.Stderr)
 	err := usage.Parse(flags, os.Args[1:])
 	if err == nil {
 		err = run(context.Background(), os.Stdout)
@@ -33,7 +34,7 @@ func main() {
 	os.Exit(usage.Status("checkout", err, os.Stderr))
 }
 
-// story is an order and the trouble it meets.
+// story is an order and the problem that it runs into.
 type story struct {
 	title   string
 	trouble trouble
@@ -57,7 +58,7 @@ func run(ctx context.Context, out io.Writer) error {
 	return nil
 }
 
-// tell places an order, waits for its end, and prints it.
+// tell places an order, waits until it has ended, and prints what happened.
 func tell(ctx context.Context, out io.Writer, trouble trouble, order string) error {
 	apis := startFakes(trouble)
 	defer apis.close()

@@ -14,7 +14,7 @@ import (
 	"github.com/fanout-go/fanout/fanouthttp"
 )
 
-// addresses are where the APIs are.
+// addresses are the base URLs of the APIs.
 type addresses struct{ payment, stock, mail, text, analytics string }
 
 // checkout dispatches orders.
@@ -42,8 +42,8 @@ func targets(at addresses) []fanout.Target {
 	return []fanout.Target{
 		{
 			Name: "payment", URL: at.payment + "/charges",
-			// The bank knows a charge by its idempotency key, so that it can be undone
-			// even if the answer to it was lost.
+			// The bank identifies a charge by its idempotency key. So it can be undone even if the
+			// answer to it was lost.
 			Compensate: &fanout.Target{Name: "refund", URL: at.payment + "/refunds", Prepare: refund, Classify: nothingToUndo},
 		},
 		{
@@ -53,19 +53,19 @@ func targets(at addresses) []fanout.Target {
 		{
 			Name: "notification", URL: at.mail + "/messages", After: both, Prepare: thanks,
 			Fallback: []fanout.Target{{Name: "text-message", URL: at.text + "/messages", Prepare: thanks}},
-			Optional: true, // an order is an order though nobody was told
+			Optional: true, // an order is valid even if the customer was not notified
 		},
 		{Name: "analytics", URL: at.analytics + "/events", After: both, Optional: true},
 	}
 }
 
-// refund names the charge to undo by the key it was made with.
+// refund names the charge to be undone by the idempotency key with which it was made.
 func refund(_ context.Context, r *fanout.Request) (err error) {
 	r.Body, err = json.Marshal(map[string]string{"charge": r.Earlier["payment"].Key})
 	return err
 }
 
-// nothingToUndo takes a 404 for a success: what never happened needs no undoing.
+// nothingToUndo treats a 404 as a success: what never happened need not be undone.
 func nothingToUndo(r *fanout.Response) error {
 	if r.StatusCode == http.StatusNotFound {
 		return nil
@@ -73,7 +73,7 @@ func nothingToUndo(r *fanout.Response) error {
 	return r.Err()
 }
 
-// thanks makes a message of what the bank and the warehouse have answered.
+// thanks makes a message from the answers of the bank and the warehouse.
 func thanks(_ context.Context, r *fanout.Request) error {
 	charge, err := fanout.Decode[struct{ ID string }](r.Earlier["payment"])
 	if err != nil {

@@ -37,8 +37,8 @@ func writeTimeline(out io.Writer, start time.Time, results fanout.Results) {
 	fmt.Fprintln(out)
 }
 
-// sentTo is the name in the request's ID, DISPATCH:NAME.NUMBER: that of a fallback
-// or a compensation is its own.
+// sentTo returns the name in the request ID, which has the form DISPATCH:NAME.NUMBER. A
+// fallback and a compensation have names of their own.
 func sentTo(r fanout.Result, a fanout.Attempt) string {
 	name := strings.TrimPrefix(a.RequestID, r.Payload.ID+":")
 	return name[:strings.LastIndex(name, ".")]

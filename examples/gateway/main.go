@@ -1,15 +1,15 @@
-// Gateway puts [fanouthttp.Handler] in front of two APIs: what is posted to it goes
-// to both.
+// Gateway is an HTTP service in front of two APIs, made with [fanouthttp.Handler]. What
+// is posted to it is sent to both.
 //
 //	go run ./examples/gateway
 //
-// starts it with fakes of the APIs, posts an event that is answered when both
-// have it and one that is answered at once, and prints the answers.
+// starts it with fakes of the APIs and posts two events. The first one is answered when
+// both APIs have it, the second one at once. Both answers are printed.
 //
 //	go run ./examples/gateway -serve
 //	curl -d '{"type":"order.paid"}' -H 'Content-Type: application/json' http://127.0.0.1:8080/events
 //
-// keeps it running; /events?wait=1 waits.
+// keeps it running. A request to /events?wait=1 is answered when both APIs have it.
 package main
 
 import (
@@ -87,7 +87,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return err
 }
 
-// routes answers at once, unless the caller asks to wait.
+// routes returns a handler that answers at once, unless the caller asks it to wait.
 func routes(d *fanout.Dispatcher) (http.Handler, error) {
 	config := fanouthttp.Config{
 		ForwardHeader: []string{"X-Tenant"},

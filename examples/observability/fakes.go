@@ -9,8 +9,8 @@ import (
 	"github.com/fanout-go/fanout"
 )
 
-// fakes are three APIs on this machine: one is well, one fails now and then, and
-// one fails for half of every minute.
+// fakes are three APIs on this machine. The first one works, the second one fails now and
+// then, and the third one fails during the first half of every minute.
 type fakes struct{ email, crm, analytics *httptest.Server }
 
 func startFakes() *fakes {

@@ -1,18 +1,18 @@
-// Observability is a service that takes sign-ups and dispatches each to three
-// APIs, seen through OpenTelemetry: metrics for Prometheus to scrape, metrics and
-// traces by OTLP, a log, and a live page of its targets.
+// Observability is a service that takes sign-ups and sends each to three APIs. It shows
+// what OpenTelemetry sees: metrics for Prometheus, metrics and traces by OTLP, a log, and
+// a live page of its targets.
 //
 //	go run -C examples/observability .
 //
-// starts it with fakes of the three APIs, not all of them well, and signs up a few
-// times a second, so that there is something to see:
+// starts it with fakes of the three APIs, some of which fail, and signs up a few times a
+// second, so that there is something to see:
 //
 //	http://127.0.0.1:8080/debug/fanout   the targets, live
 //	http://127.0.0.1:8080/metrics        for Prometheus
 //
-// Traces and metrics go to a collector if OTEL_EXPORTER_OTLP_ENDPOINT names one;
-// all variables of OpenTelemetry's specification apply. Beside this file are a
-// Prometheus configuration with alert rules, and a Grafana dashboard.
+// If OTEL_EXPORTER_OTLP_ENDPOINT names a collector, traces and metrics are sent to it.
+// The other variables of OpenTelemetry's specification work too. A Prometheus
+// configuration with alert rules and a Grafana dashboard are beside this file.
 package main
 
 import (
@@ -37,14 +37,14 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait for the first
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
 	os.Exit(usage.Status("observability", run(ctx, os.Args[1:], os.Stdout, os.Stderr), os.Stderr))
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := usage.Flags("observability", "A service that is seen through OpenTelemetry. It signs up a few times a second until Ctrl-C or SIGTERM.", stderr)
 	addr := flags.String("addr", "127.0.0.1:8080", "listen on `HOST:PORT`")
-	traffic := flags.Float64("traffic", 5, "sign up `N` times a second; 0 leaves that to you")
+	traffic := flags.Float64("traffic", 5, "sign up `N` times a second; 0 means not at all")
 	if err := usage.Parse(flags, args); err != nil {
 		return err
 	}
@@ -63,8 +63,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return group.Wait()
 }
 
-// serve answers requests until ctx ends, then drains, and last of all flushes what
-// was measured.
+// serve answers requests until ctx ends. Then it finishes what was accepted. Last it
+// flushes traces and metrics.
 func serve(ctx context.Context, listener net.Listener, targets []fanout.Target, logTo io.Writer) (err error) {
 	telemetry, err := newTelemetry(ctx)
 	if err != nil {

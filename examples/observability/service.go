@@ -11,8 +11,8 @@ import (
 	"github.com/fanout-go/fanout/fanouthttp"
 )
 
-// newService is what a service of your own would have: a dispatcher that is told
-// where to send what it sees, a handler, and two more for operators.
+// newService makes what your own service would have: a dispatcher with its telemetry, a
+// handler for users, and two handlers for operators.
 func newService(targets []fanout.Target, t *telemetry, log slog.Handler) (http.Handler, *fanout.Dispatcher, error) {
 	dispatcher, err := fanout.New(fanout.Config{
 		Targets:        targets,
@@ -31,7 +31,7 @@ func newService(targets []fanout.Target, t *telemetry, log slog.Handler) (http.H
 	}
 	mux.Handle("POST /signup", otelhttp.NewHandler(signUp, "sign up",
 		otelhttp.WithTracerProvider(t.traces), otelhttp.WithMeterProvider(t.metrics), otelhttp.WithPropagators(t.propagator)))
-	// The next two are for operators: in production, serve them on a port of their own.
+	// The next two handlers are for operators. In production, serve them on a separate port.
 	mux.Handle("GET /metrics", promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{}))
 	mux.Handle("GET /debug/fanout", fanouthttp.StatusHandler(dispatcher))
 	return mux, dispatcher, nil

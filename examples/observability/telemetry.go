@@ -16,7 +16,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 )
 
-// telemetry is OpenTelemetry's SDK, set up by its environment variables.
+// telemetry is the OpenTelemetry SDK, configured by its environment variables.
 type telemetry struct {
 	registry   *prometheus.Registry
 	metrics    *sdkmetric.MeterProvider
@@ -25,7 +25,8 @@ type telemetry struct {
 }
 
 func newTelemetry(ctx context.Context) (*telemetry, error) {
-	// What comes later wins: OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES.
+	// A later option wins. So OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES override the
+	// name.
 	service, err := resource.New(ctx, resource.WithAttributes(attribute.String("service.name", "signup")), resource.WithTelemetrySDK(), resource.WithFromEnv())
 	if err != nil {
 		return nil, err
@@ -54,7 +55,7 @@ func newTelemetry(ctx context.Context) (*telemetry, error) {
 	return &telemetry{registry, sdkmetric.NewMeterProvider(metrics...), sdktrace.NewTracerProvider(traces...), propagation.TraceContext{}}, nil
 }
 
-// exported reports whether the environment names a collector.
+// exported reports whether the environment names a collector for this kind of signal.
 func exported(signal string) bool {
 	return os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") != "" || os.Getenv("OTEL_EXPORTER_OTLP_"+signal+"_ENDPOINT") != ""
 }

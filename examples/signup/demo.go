@@ -37,8 +37,8 @@ func demo(ctx context.Context, url string, payload []byte, stdout io.Writer) (fa
 	return report, nil
 }
 
-// results are what became of each target, with the errors that the service's callers are
-// not told.
+// results holds the result of each target, with the errors. The service does not tell its
+// callers these errors.
 type results struct {
 	mu  sync.Mutex
 	all fanout.Results
@@ -72,8 +72,8 @@ func postSignUp(ctx context.Context, url string, payload []byte) (int, fanouthtt
 	return resp.StatusCode, report, json.Unmarshal(body, &report)
 }
 
-// writeTable tells of each target what its first attempt met, so that it can be seen why
-// there was a second.
+// writeTable shows the error of each target's first attempt. It is the reason for a
+// second attempt.
 func writeTable(w io.Writer, report fanouthttp.Report, results fanout.Results) error {
 	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(table, "TARGET\tOUTCOME\tSTATUS\tATTEMPTS\tDURATION\tFIRST ATTEMPT")

@@ -9,7 +9,7 @@ import (
 	"github.com/fanout-go/fanout"
 )
 
-// fakes are three APIs on this machine, each with its own temper.
+// fakes are three APIs on this machine, which behave differently.
 type fakes struct {
 	email, crm, analytics *httptest.Server
 }
@@ -32,7 +32,7 @@ func (f *fakes) targets() []fanout.Target {
 	return []fanout.Target{
 		{Name: "email", URL: f.email.URL + "/v1/messages"},
 		{Name: "crm", URL: f.crm.URL + "/contacts", Method: http.MethodPut, Policy: fanout.Policy{
-			// After a 503 the default leaves a target alone for a second.
+			// By default, the wait after a 503 is about a second.
 			Retry: fanout.Retry{ThrottledBackoff: 200 * time.Millisecond},
 		}},
 		{Name: "analytics", URL: f.analytics.URL + "/events", Optional: true},

@@ -1,14 +1,14 @@
-// Signup is a service that takes sign-ups over HTTP and dispatches each to
-// three APIs at once: email, CRM and analytics. It shows [fanouthttp.Handler] with a
-// check of the body, an optional target, one correlation ID from the
-// caller through the log to the targets, and a shutdown that loses nothing.
+// Signup is a service that takes sign-ups over HTTP and sends each to three APIs at once:
+// email, CRM and analytics. It shows [fanouthttp.Handler] with a check of the body, an
+// optional target, one correlation ID from the caller through the log to the targets, and
+// a shutdown that loses nothing.
 //
 //	go run ./examples/signup
 //
-// compiles first, for about half a minute after a fresh clone, and says nothing meanwhile. Then it
-// starts the service with fakes of the three APIs, signs up once and prints what
-// became of each target. The fakes are not all well: the CRM is unavailable at
-// first, and analytics is slow.
+// starts the service with fakes of the three APIs, signs up once, and prints the result
+// of each target. In a fresh clone it compiles for about half a minute first, without any
+// output. Two of the fakes have problems: the CRM is unavailable at first, and analytics
+// is slow.
 //
 //	go run ./examples/signup -submit
 //
@@ -17,8 +17,8 @@
 //	go run ./examples/signup -serve
 //	curl -d @testdata/signup.json -H 'Content-Type: application/json' http://127.0.0.1:8080/signup
 //
-// keeps it running. With -targets FILE it sends to your own targets instead; see
-// testdata/targets.json. What to copy is in service.go.
+// keeps it running. With -targets FILE it sends to your own targets instead, see
+// testdata/targets.json. The code to copy is in service.go.
 package main
 
 import (
@@ -40,12 +40,12 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait for the first
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
 	os.Exit(usage.Status("signup", run(ctx, os.Args[1:], os.Stdout, os.Stderr), os.Stderr))
 }
 
 const does = `A service that takes sign-ups over HTTP and sends each to three APIs at once. It signs up
-once, prints what became of each API, and ends.`
+once, prints the result of each API, and ends.`
 
 type options struct {
 	serve, submit          bool
@@ -118,7 +118,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return <-served
 	}
 	report, err := demo(ctx, url, payload, stdout)
-	stop() // which drains what was submitted
+	stop() // this finishes what was submitted
 	if err = errors.Join(err, <-served); err != nil {
 		return err
 	}

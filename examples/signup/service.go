@@ -24,11 +24,11 @@ const (
 	shutdownTimeout = 15 * time.Second
 )
 
-// newDispatcher bounds the wait for the targets by policy, since a person is
-// waiting. A deadline on the handler's context would do so too, but what ends by
-// that is the caller's doing and never opens a breaker.
+// newDispatcher limits the wait for the targets by policy, because a person is waiting. A
+// deadline on the context of the handler would limit it too. But when that deadline ends
+// a delivery, the caller has ended it, and the breaker does not count it.
 //
-// The dispatcher writes to the service's own log, and names there what failed.
+// The dispatcher writes to the log of the service, and names there what failed.
 func newDispatcher(config fanout.Config, logger *slog.Logger) (*fanout.Dispatcher, error) {
 	config.Logger = logger
 	config.Defaults.Timeout = cmp.Or(config.Defaults.Timeout, dispatchTimeout)
@@ -47,7 +47,7 @@ type SignUp struct {
 	Referrer string `json:"referrer,omitempty"`
 }
 
-// problems are in words for whoever signs up.
+// problems describes what is wrong, in words for the person who signs up.
 func (s SignUp) problems() []string {
 	var problems []string
 	if strings.TrimSpace(s.Name) == "" {
@@ -61,14 +61,16 @@ func (s SignUp) problems() []string {
 	return problems
 }
 
-// newHandler routes the service's requests. With background it answers first, and
-// delivers then.
+// newHandler routes the requests of the service. With background it answers first and
+// delivers afterwards.
 //
-// The library's handler does the rest. It passes on the Idempotency-Key, so a caller that
-// repeats a sign-up repeats the targets' keys too, and those that have it already need
-// not take it twice. It answers 502 if a required target did not get the sign-up, because
-// this service is well and what is behind it is not: a caller that looks at nothing but
-// the status must not take half a sign-up for a whole one.
+// The library's handler does the rest. It passes on the Idempotency-Key. A caller that
+// repeats a sign-up therefore repeats the keys of the targets too, and a target that has
+// it already can ignore it.
+//
+// It answers 502 if a required target did not get the sign-up: this service works, but
+// something behind it does not. A caller that looks only at the status then sees that the
+// sign-up is not complete.
 func newHandler(d *fanout.Dispatcher, background bool) (http.Handler, error) {
 	signUp, err := fanouthttp.NewHandler(d, fanouthttp.Config{Wait: !background, MaxBytes: maxBody, Validate: validate})
 	if err != nil {
@@ -79,15 +81,15 @@ func newHandler(d *fanout.Dispatcher, background bool) (http.Handler, error) {
 	return mux, nil
 }
 
-// toTheEnd goes on though the caller hangs up: whoever hangs up has still signed up, and half
-// a dispatch would be worse than one that nobody waits for.
+// toTheEnd continues after the caller has disconnected. That person has still signed up,
+// and it would be worse if only some of the targets knew.
 func toTheEnd(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		next.ServeHTTP(w, r.WithContext(context.WithoutCancel(r.Context())))
 	})
 }
 
-// validate refuses what is no sign-up before anything is sent.
+// validate refuses a body that is no valid sign-up, before anything is sent.
 func validate(_ *http.Request, body []byte) error {
 	var signUp SignUp
 	if err := json.Unmarshal(body, &signUp); err != nil {
@@ -99,13 +101,13 @@ func validate(_ *http.Request, body []byte) error {
 	return nil
 }
 
-// serve answers requests until ctx ends, and then stops without losing any.
+// serve answers requests until ctx ends, and then stops without losing a request.
 func serve(ctx context.Context, listener net.Listener, handler http.Handler, d *fanout.Dispatcher, logger *slog.Logger) error {
 	server := &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      30 * time.Second, // more than ReadTimeout and dispatchTimeout, or the answer is lost
+		WriteTimeout:      30 * time.Second, // must be more than ReadTimeout and dispatchTimeout together, or the answer is lost
 		IdleTimeout:       2 * time.Minute,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
 	}
@@ -120,9 +122,9 @@ func serve(ctx context.Context, listener net.Listener, handler http.Handler, d *
 		<-ctx.Done()
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 		defer cancel()
-		// The server first: until its last handler has returned it may still
-		// dispatch, and a closed dispatcher would reject that. An error of Close
-		// has what was accepted and not delivered, for the log or a file.
+		// The order matters. The server is stopped first: until its last handler has returned,
+		// that handler may still dispatch, and a closed dispatcher would reject it. An error of
+		// Close holds what was accepted and not delivered. Write it to the log or a file.
 		err := server.Shutdown(grace)
 		return errors.Join(err, d.Close(grace))
 	})

@@ -1,8 +1,10 @@
-// Package ability finds what a value can do besides what its interface says.
+// Package ability finds optional abilities of a value: methods that its interface does
+// not have.
 package ability
 
-// Of finds an optional ability of part, or of what part wraps and returns from a method
-// Unwrap() Part, and so on. It is not found in nil.
+// Of looks for an optional ability, an interface, in part. If part does not have it and
+// has a method Unwrap() Part, Of looks in what Unwrap returns, and so on. It reports
+// whether it found the ability. A nil part has none.
 func Of[Ability, Part any](part Part) (Ability, bool) {
 	for {
 		if able, ok := any(part).(Ability); ok {

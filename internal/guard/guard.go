@@ -1,5 +1,5 @@
-// Package guard tells addresses of the public Internet from all others, for
-// fanout.Guard. It knows nothing of targets or deliveries.
+// Package guard decides which addresses belong to the public Internet. It is the part of
+// fanout.Guard that knows nothing of targets and deliveries.
 package guard
 
 import (
@@ -10,20 +10,20 @@ import (
 	"strings"
 )
 
-// Rules say what may be dialled. Its methods return nil for what may, and else the
-// reason why not.
+// Rules say which addresses and ports may be dialled. Its methods return nil for what may
+// be dialled, and otherwise the reason why not.
 type Rules struct {
 	Allow, Deny []netip.Prefix
 	Ports       []uint16
-	AnyPort     bool // Ports do not matter
-	Proxied     bool // a proxy dials, and resolves names
+	AnyPort     bool // any port may be dialled
+	Proxied     bool // a proxy resolves names and dials
 }
 
-// Dial judges an address that is about to be dialled, as the Control function of a
-// [net.Dialer] is told it.
+// Dial checks an address that is about to be dialled. Its parameters are those of the
+// Control function of a [net.Dialer].
 func (r *Rules) Dial(network, address string) error {
 	if r.Proxied {
-		return nil // it is the proxy that is dialled
+		return nil // the proxy is dialled, not the target
 	}
 	if network != "tcp4" && network != "tcp6" {
 		return fmt.Errorf("network %s", network)
@@ -35,9 +35,10 @@ func (r *Rules) Dial(network, address string) error {
 	return r.address(target)
 }
 
-// Host judges the host and port of a URL, before anything is dialled. Without a proxy
-// a name passes here, and Dial judges what it resolves to. With a proxy nothing else
-// is seen of the target, so that the host must be plainly an address or a name.
+// Host checks the host and port of a URL before anything is dialled. Without a proxy,
+// every name is accepted here, because Dial checks the address later. With a proxy,
+// nothing else is known about the target's address. So the host must clearly be an
+// address or clearly be a name.
 func (r *Rules) Host(host string, port uint16) error {
 	host = strings.TrimSuffix(host, ".")
 	ip, err := netip.ParseAddr(host)
@@ -52,8 +53,8 @@ func (r *Rules) Host(host string, port uint16) error {
 	return r.address(netip.AddrPortFrom(ip, port))
 }
 
-// address unmaps what it is given: a system that dials ::ffff:10.0.0.1 reaches
-// 10.0.0.1.
+// address checks the IPv4 address in an IPv6 address that is mapped. For example, a
+// system that dials ::ffff:10.0.0.1 reaches 10.0.0.1.
 func (r *Rules) address(target netip.AddrPort) error {
 	if err := r.port(target.Port()); err != nil {
 		return err

@@ -6,7 +6,8 @@ import (
 	"strconv"
 )
 
-// Port is the one in the URL, or its scheme's; more than any port if it is no number.
+// Port returns the port in the URL, or else the port of its scheme. If the port is no
+// number, it returns a number that is larger than any port.
 func Port(u *url.URL) int {
 	if u.Port() != "" {
 		port, err := strconv.Atoi(u.Port())

@@ -5,14 +5,16 @@ import (
 	"slices"
 )
 
-// The tables below are kept by hand, for two reasons. The core depends on no module
-// for them. And they are stricter than the IANA registries of special-purpose addresses
-// (RFC 6890): they also block prefixes that the registries call globally reachable but
-// that serve a protocol of their own, such as 192.31.196.0/24 (AS112), and addresses that
-// a cloud serves to its own machines, such as 168.63.129.16 (Azure). A test in
-// internal/interop compares them with a table that is generated from the registries: ours
-// blocks all that it blocks, and the test lists, with a reason, what ours blocks beyond
-// it.
+// The tables below are maintained by hand, for two reasons. First, the core needs no
+// other module for them. Second, they are stricter than the IANA registries of
+// special-purpose addresses (RFC 6890). For example, they also block 192.31.196.0/24
+// (AS112), which the registry calls globally reachable although it serves a protocol of
+// its own. And they block addresses that a cloud serves to its own machines, such as
+// 168.63.129.16 (Azure).
+//
+// A test in internal/interop compares the tables with one that is generated from the
+// registries. Our tables must block everything that the registries block. The test lists,
+// with a reason, what ours block in addition.
 var (
 	special4 = prefixes(
 		"0.0.0.0/8",        // this network
@@ -35,8 +37,9 @@ var (
 		"224.0.0.0/4",      // multicast
 		"240.0.0.0/4",      // reserved, and broadcast
 	)
-	// global6 is what is assigned as global unicast. Outside of it is loopback, mapped,
-	// NAT64, unique local, link-local, multicast, segment routing or not assigned.
+	// global6 is the range that is assigned as global unicast. Addresses outside of it are
+	// loopback, mapped, NAT64, unique local, link-local, multicast, segment routing, or not
+	// assigned.
 	global6  = netip.MustParsePrefix("2000::/3")
 	special6 = prefixes(
 		"2001::/23",         // Teredo, ORCHID and other protocols
@@ -47,9 +50,9 @@ var (
 	)
 )
 
-// Public reports whether an address belongs to the public Internet. An IPv4 address
-// mapped to IPv6, such as ::ffff:8.8.8.8, is not public: unmap it first. Neither is an
-// address with a zone, nor the zero Addr.
+// Public reports whether an address belongs to the public Internet. It returns false for
+// an IPv4 address mapped to IPv6, such as ::ffff:8.8.8.8: unmap it before. It also
+// returns false for an address with a zone, and for the zero Addr.
 func Public(ip netip.Addr) bool {
 	if ip.Is4() {
 		return !contains(special4, ip)
@@ -57,8 +60,8 @@ func Public(ip netip.Addr) bool {
 	return global6.Contains(ip) && !contains(special6, ip)
 }
 
-// Blocked returns the prefixes within which Public is false. All of IPv6 outside
-// 2000::/3 comes on top.
+// Blocked returns the prefixes in which Public is false. All IPv6 addresses outside of
+// 2000::/3 are blocked too, and are not listed.
 func Blocked() []netip.Prefix { return slices.Concat(special4, special6) }
 
 func prefixes(all ...string) []netip.Prefix {

@@ -8,21 +8,21 @@ import (
 	"strings"
 )
 
-// Headers that tie requests together, as fanout exports them.
+// Names of headers that identify requests. Package fanout exports them.
 const (
 	CorrelationID = "X-Correlation-Id"
 	RequestID     = "X-Request-Id"
 )
 
-// reserved names are canonical, as [http.CanonicalHeaderKey] writes them.
+// reserved holds names in canonical form, as [http.CanonicalHeaderKey] writes them.
 var reserved = map[string]bool{
 	"Connection": true, "Content-Length": true, "Host": true, "Keep-Alive": true, "Proxy-Connection": true,
 	"Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true,
 	"Idempotency-Key": true, CorrelationID: true, RequestID: true,
 }
 
-// Reserved reports whether the field is set by the connection or by this library, so
-// that nobody else may set it. The name may be in any case.
+// Reserved reports whether the connection or this library sets the field, so that nobody
+// else may. The name may be in any case.
 func Reserved(name string) bool { return reserved[http.CanonicalHeaderKey(name)] }
 
 // ValidName reports whether name is a token, as RFC 9110, section 5.6.2 defines it.
@@ -37,8 +37,8 @@ func ValidName(name string) bool {
 	return name != ""
 }
 
-// ValidValue reports whether value can be sent: it has no control character but tabs
-// (RFC 9110, section 5.5). A line end in a value would begin a field of its own.
+// ValidValue reports whether value can be sent: it has no control characters except tabs
+// (RFC 9110, section 5.5). A line end in a value would start a new field.
 func ValidValue(value string) bool {
 	for i := range len(value) {
 		if c := value[i]; (c < ' ' && c != '\t') || c == 0x7f {
@@ -48,7 +48,8 @@ func ValidValue(value string) bool {
 	return true
 }
 
-// Check names the header at fault and never shows a value.
+// Check returns an error for a header that a user may not set, or that cannot be sent.
+// The error names the field, and never shows a value.
 func Check(h http.Header) error {
 	seen := make(map[string]bool, len(h))
 	for name := range h {
@@ -67,7 +68,7 @@ func Check(h http.Header) error {
 	return CheckFields(h)
 }
 
-// CheckFields holds that a header can be sent.
+// CheckFields returns an error if a field of the header cannot be sent.
 func CheckFields(h http.Header) error {
 	for name, values := range h {
 		if !ValidName(name) {

@@ -1,4 +1,4 @@
-// Package ids makes IDs that no two of are equal.
+// Package ids makes random IDs, and checks the form of IDs and keys.
 package ids
 
 import (
@@ -10,11 +10,11 @@ import (
 	"sync"
 )
 
-// An ID is 120 random bits in base32: letters and digits only.
+// An ID is 120 random bits in base32: 24 letters and digits.
 const idBytes, idLength = 15, 24
 
-// shared makes IDs a batch at a time, since every dispatch needs one: an allocation
-// and a read of randomness for 64 of them.
+// shared makes all IDs of the process. Every dispatch needs one, so it makes 64 at a
+// time, with one allocation and one read of randomness.
 var shared mint
 
 type mint struct {
@@ -22,14 +22,14 @@ type mint struct {
 	left string
 }
 
-// Hash stands for a text that cannot stand for itself, for example because it is too
-// long. It is 32 hexadecimal digits, the same for equal texts.
+// Hash returns 32 hexadecimal digits that replace a text, for example one that is too
+// long. Equal texts have equal hashes.
 func Hash(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return hex.EncodeToString(sum[:16])
 }
 
-// New returns 24 letters and digits.
+// New returns a random ID of 24 letters and digits.
 func New() string { return shared.next() }
 
 func (m *mint) next() string {
@@ -60,8 +60,9 @@ func ValidKey(key string) bool {
 	return true
 }
 
-// KeySuffix tells the keys of one dispatch apart. It is the target's name where
-// that can stand in a header, for whoever reads the logs, else its hash.
+// KeySuffix returns a suffix that makes the keys of one dispatch different for each
+// target. It is the target's name, which helps whoever reads the logs, if the name can be
+// sent in a header. Otherwise it is the name's hash.
 func KeySuffix(name string) string {
 	if len(name) <= 64 && ValidKey(name) && !strings.Contains(name, ":") {
 		return ":" + name
@@ -70,7 +71,7 @@ func KeySuffix(name string) string {
 }
 
 // Valid reports whether id is 1 to 128 ASCII letters, digits and characters of
-// "-._~:/+=@": what is safe in a header, a log and a URL's query.
+// "-._~:/+=@". These are safe in a header, in a log, and in the query of a URL.
 func Valid(id string) bool {
 	if id == "" || len(id) > 128 {
 		return false

@@ -1,13 +1,14 @@
-// Package lifetime tells code that is called for a delivery when the dispatcher that
-// calls it has ended. What that code leaves running, such as a fetch of a token that
-// others wait for, ends then.
+// Package lifetime tells code that is called for a delivery when the dispatcher is
+// closed. Work that such code leaves running then ends. An example is a token request
+// that several deliveries wait for.
 package lifetime
 
 import "context"
 
 type key struct{}
 
-// With adds the lifetime of a dispatcher: closing ends when it is closed.
+// With adds the lifetime of a dispatcher to a context: closing ends when the dispatcher
+// is closed.
 func With(ctx, closing context.Context) context.Context {
 	return context.WithValue(ctx, key{}, closing)
 }

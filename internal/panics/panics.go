@@ -1,4 +1,4 @@
-// Package panics finds out where user code panicked.
+// Package panics finds the place where user code panicked.
 package panics
 
 import (
@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// Site is the function and line in which user code first panicked: what it calls may
-// recover and panic again, as encoding/json does. It must be called by the deferred
-// function that recovered.
+// Site returns the function and line in which user code panicked first. Code in between,
+// such as encoding/json, may have recovered and panicked again. Site must be called by
+// the deferred function that recovered.
 func Site() string {
 	const ours = "github.com/fanout-go/fanout."
 	callers := make([]uintptr, 64)

@@ -1,7 +1,7 @@
 //go:build unix
 
-// Package pgtest starts PostgreSQL for tests, from the programs that are installed.
-// It needs nothing but the standard library, so that every module here can use it.
+// Package pgtest starts PostgreSQL for tests, with the programs that are installed. It
+// needs only the standard library, so that every module of this repository can use it.
 package pgtest
 
 import (
@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-// TB is what is needed of a test or a benchmark.
+// TB has the methods of a test or a benchmark that this package needs.
 type TB interface {
 	Helper()
 	Cleanup(func())
@@ -27,17 +27,17 @@ type TB interface {
 	Skip(...any)
 }
 
-// Server is a PostgreSQL of a test's own.
+// Server is a PostgreSQL server that belongs to one test.
 type Server struct {
 	URL  string
 	dir  string
 	port string
 
 	process *os.Process
-	ended   chan struct{} // closed when it has
+	ended   chan struct{} // closed when the process has ended
 }
 
-// shared is one for all tests that do not harm it.
+// shared is a server for all tests that do not kill it.
 var shared struct {
 	once   sync.Once
 	server *Server
@@ -46,8 +46,8 @@ var shared struct {
 	mu     sync.Mutex
 }
 
-// Main runs the tests, stops the shared server after them, and then looks for what they
-// left behind. It returns the status to exit with.
+// Main runs the tests, then stops the shared server, and then checks for leaks. It
+// returns the status to exit with.
 //
 //	os.Exit(pgtest.Main(m, func() error { return goleak.Find() }))
 func Main(m interface{ Run() int }, leaks func() error) int {
@@ -66,9 +66,10 @@ func Main(m interface{ Run() int }, leaks func() error) int {
 	return 0
 }
 
-// Database returns the URL of a new database, which is dropped after the test. It is in
-// the server that FANOUT_TEST_POSTGRES names, or else in one that is started for all
-// tests. Without either the test is skipped; with CI set, it fails.
+// Database returns the URL of a new database, which is dropped after the test. The
+// database is in the server that FANOUT_TEST_POSTGRES names. Without that variable, one
+// server is started for all tests. If that is not possible, the test is skipped; with CI
+// set, it fails.
 func Database(tb TB) string {
 	tb.Helper()
 	base := os.Getenv("FANOUT_TEST_POSTGRES")
@@ -86,7 +87,7 @@ func Database(tb TB) string {
 	return created
 }
 
-// Missing skips a test and says why; with CI set, the test fails.
+// Missing skips a test and says why. With CI set, the test fails instead.
 func Missing(tb TB, err error) {
 	tb.Helper()
 	if os.Getenv("CI") != "" {
@@ -163,7 +164,7 @@ func start() (*Server, error) {
 	return s, s.Start()
 }
 
-// Start starts it, again if it was killed.
+// Start starts the server, also after it was killed.
 func (s *Server) Start() error {
 	postgres, err := find("postgres")
 	if err != nil {
@@ -174,7 +175,7 @@ func (s *Server) Start() error {
 		return err
 	}
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		if s.hasEnded() { // as it does if processes of the last one are still there
+		if s.hasEnded() { // it ends at once while processes of the killed server are still running
 			if err := s.run(postgres); err != nil {
 				return err
 			}
@@ -212,7 +213,7 @@ func (s *Server) hasEnded() bool {
 	}
 }
 
-// Kill kills it and all its processes, as a crash would.
+// Kill kills the server and all its processes, as a crash would.
 func (s *Server) Kill() {
 	_ = syscall.Kill(-s.process.Pid, syscall.SIGKILL)
 	<-s.ended
@@ -230,7 +231,8 @@ func find(program string) (string, error) {
 	return installed[len(installed)-1], nil
 }
 
-// account is whose PostgreSQL it is if we are root, which it refuses.
+// account returns the user that runs PostgreSQL if we are root, because PostgreSQL
+// refuses to run as root.
 func account() (uid, gid uint32, ok bool) {
 	if os.Getuid() != 0 {
 		return 0, 0, false

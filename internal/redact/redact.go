@@ -1,6 +1,6 @@
-// Package redact takes out of the text of errors what must not be shown: addresses,
-// which may hold a secret, and what a peer sent. The errors stay what they are for
-// [errors.Is] and [errors.As].
+// Package redact removes from the text of errors what must not be shown: URLs, which may
+// contain a secret, and what a peer sent. [errors.Is] and [errors.As] still find the same
+// errors.
 package redact
 
 import (
@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// URL hides the address of a request that user code made, for example for a token or
-// in a Sender: of `Post "https://id.example/?key=x": EOF` it leaves `Post: EOF`.
+// URL removes the URL of a request that user code made, for example to get a token or in
+// a Sender. For example, `Post "https://id.example/?key=x": EOF` becomes `Post: EOF`.
 func URL(err error) error {
 	var u *url.Error
 	var done *shownAs
@@ -27,8 +27,8 @@ func URL(err error) error {
 }
 
 // Quotes cuts an error's text at the first quote. net/http quotes what it cannot read,
-// and a hostile peer may have sent our own request back. The names in a certificate
-// stand in an error without quotes, so its text is replaced.
+// and a hostile peer may have sent our own request back. An error about a certificate
+// shows the names in it without quotes, so its text is replaced.
 func Quotes(err error) error {
 	if named := (x509.HostnameError{}); errors.As(err, &named) {
 		return As("x509: certificate is not valid for "+named.Host, err)
@@ -40,7 +40,7 @@ func Quotes(err error) error {
 	return As(strings.TrimRight(text, " :="), err)
 }
 
-// As is err with another text.
+// As returns an error with another text that wraps err.
 func As(text string, err error) error { return &shownAs{text, err} }
 
 type shownAs struct {

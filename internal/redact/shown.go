@@ -7,8 +7,9 @@ import (
 
 const mostShown = 1024 // bytes
 
-// Shown is an error's text for logs, spans and files: bounded, since a Sender, a classifier
-// or a panic may have taken it from an answer, and without control characters.
+// Shown returns an error's text for logs, spans and files. The text is shortened and has
+// no control characters, because a Sender, a classifier or a panic may have taken it from
+// an answer.
 func Shown(err error) string {
 	text := strings.ToValidUTF8(err.Error(), "\uFFFD")
 	if len(text) > mostShown {
@@ -22,7 +23,8 @@ func Shown(err error) string {
 	}, text)
 }
 
-// Misleading runes end lines, or turn the order of what follows around.
+// Misleading reports whether a rune ends a line, or changes the direction in which text
+// is shown.
 func Misleading(r rune) bool {
 	return unicode.IsControl(r) || unicode.In(r, unicode.Zl, unicode.Zp, unicode.Bidi_Control)
 }

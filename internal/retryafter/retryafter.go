@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Parse reads both forms of RFC 9110, section 10.2.3: seconds and an
-// HTTP-date. What is neither, and what lies in the past, is zero.
+// Parse reads both forms of RFC 9110, section 10.2.3: a number of seconds, and an
+// HTTP-date. It returns zero for any other text, and for a date in the past.
 func Parse(value string, now time.Time) time.Duration {
 	if value == "" {
 		return 0

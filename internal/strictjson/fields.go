@@ -11,8 +11,8 @@ import (
 	"unicode"
 )
 
-// fieldsOf are the fields of a struct that hold data, by their names in snake
-// case, as indices for [reflect.Value.FieldByIndex].
+// fieldsOf returns the fields of a struct that hold data, by their names in snake case.
+// The values are indices for [reflect.Value.FieldByIndex].
 func fieldsOf(t reflect.Type) map[string][]int {
 	fields := map[string][]int{}
 	for _, f := range reflect.VisibleFields(t) {
@@ -27,7 +27,7 @@ func holdsData(t reflect.Type) bool {
 	switch t.Kind() {
 	case reflect.Func, reflect.Interface, reflect.Chan:
 		return false
-	case reflect.Pointer: // to a struct, which may hold pointers to its like
+	case reflect.Pointer: // to a struct, which may have pointers to its own type
 		return slices.ContainsFunc(reflect.VisibleFields(t.Elem()), func(f reflect.StructField) bool {
 			return f.Type.Kind() != reflect.Pointer && holdsData(f.Type)
 		})
@@ -38,7 +38,7 @@ func holdsData(t reflect.Type) bool {
 
 func snakeCase(name string) string {
 	var b strings.Builder
-	lower := false // the letter before
+	lower := false // whether the letter before is in lower case
 	for _, r := range name {
 		if unicode.IsUpper(r) && lower {
 			b.WriteByte('_')
@@ -55,7 +55,7 @@ func isStrings(t reflect.Type) bool {
 
 var plain = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
-// join adds a name to a path, so that the path stays one short line.
+// join adds a name to a path. The path stays one short line.
 func join(path, name string) string {
 	if !plain.MatchString(name) {
 		return fmt.Sprintf("%s[%.40q]", path, name)
@@ -78,7 +78,7 @@ func unknown(name string, fields map[string][]int, t reflect.Type) error {
 	return fmt.Errorf("unknown field; known are %s", strings.Join(known, ", "))
 }
 
-// alike forgives case, separators and a missing or superfluous end.
+// alike reports whether two names differ only in case, in separators, or in their end.
 func alike(a, b string) bool {
 	plain := func(s string) string {
 		return strings.ToLower(strings.NewReplacer("_", "", "-", "", " ", "").Replace(s))

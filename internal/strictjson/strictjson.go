@@ -1,5 +1,5 @@
-// Package strictjson decodes configuration written by people: what is unknown,
-// given twice or of the wrong type is refused, with its place in the document.
+// Package strictjson decodes configuration that people write. It refuses fields that are
+// unknown, given twice, or of the wrong type, and says where in the document they are.
 package strictjson
 
 import (
@@ -16,9 +16,9 @@ import (
 	"unicode/utf8"
 )
 
-// Error is what is wrong with a document, and where.
+// Error says what is wrong with a document, and where.
 type Error struct {
-	Line, Column int    // from 1; columns are bytes
+	Line, Column int    // both count from 1; columns count bytes
 	Path         string // such as targets[1].retry.max_attempts; empty for the document
 	Err          error
 }
@@ -32,13 +32,17 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Decode reads a document, which must be a single object, into the struct that
-// v points to. A field's name is its Go name in snake case; the fields of
-// embedded structs stand among the others; a [time.Duration] is a string such
-// as "2s"; a list of strings may be a single string.
-// Fields of other kinds than data cannot be named. Every string but a map's key
-// goes through expand first, together with its path. A byte order mark is passed
-// over (RFC 8259, section 8.1). The error is an [*Error].
+// Decode reads a document, which must be a single object, into the struct that v points
+// to.
+//
+// The name of a field is its Go name in snake case. For example, MaxAttempts is
+// max_attempts. The fields of embedded structs are on the same level as the others. A
+// [time.Duration] is a string such as "2s". A list of strings can also be a single
+// string. Fields that do not hold data, such as functions, are refused.
+//
+// Every string, except the keys of maps, is passed to expand together with its path, and
+// replaced by the result. A byte order mark is ignored (RFC 8259, section 8.1). The error
+// is an [*Error].
 func Decode(document []byte, v any, expand func(path, s string) (string, error)) error {
 	document = bytes.TrimPrefix(document, []byte("\ufeff"))
 	d := &decoder{document: document, json: json.NewDecoder(bytes.NewReader(document)), expand: expand}
@@ -82,7 +86,7 @@ func invalidUTF8(b []byte) int {
 	return -1
 }
 
-// token reads the next token and says where it starts.
+// token reads the next token and returns its offset.
 func (d *decoder) token(path string) (json.Token, int64, error) {
 	at := d.next()
 	token, err := d.json.Token()
@@ -98,7 +102,7 @@ func (d *decoder) token(path string) (json.Token, int64, error) {
 	return nil, at, d.errorAt(at, path, err)
 }
 
-// next is where the next token starts.
+// next returns the offset of the next token.
 func (d *decoder) next() int64 {
 	at := int(d.json.InputOffset())
 	rest := bytes.TrimLeft(d.document[at:], " \t\r\n,:")
@@ -269,7 +273,8 @@ func (d *decoder) object(path string, v reflect.Value) error {
 	})
 }
 
-// members calls decode for every member of an object, whose value is to be read.
+// members calls decode for every member of an object. decode must read the member's
+// value.
 func (d *decoder) members(path string, decode func(name, path string, at int64) error) error {
 	seen := map[string]bool{}
 	for d.json.More() {

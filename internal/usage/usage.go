@@ -1,6 +1,6 @@
-// Package usage is the command line that all programs of this repository have in common:
-// -h prints what there is and ends with status 0; a wrong flag or an argument that is no
-// flag is named on standard error, with the usage, and ends with status 2.
+// Package usage is the command line of all programs of this repository. With -h a program
+// prints its usage and exits with status 0. With a wrong flag or an argument, it prints
+// the mistake and the usage on standard error, and exits with status 2.
 package usage
 
 import (
@@ -10,11 +10,11 @@ import (
 	"io"
 )
 
-// errWrong is that the program was called wrongly, and that the user has been told.
+// errWrong says that the command line was wrong, and that the user has been told.
 var errWrong = errors.New("wrong usage")
 
-// Flags returns a flag set of the program name, to be read by [Parse]. Does is one line
-// or several that say what the program does.
+// Flags returns a flag set for the program with this name, to be read by [Parse]. does is
+// a text that says what the program does.
 func Flags(name, does string, stderr io.Writer) *flag.FlagSet {
 	flags := flag.NewFlagSet(name, flag.ContinueOnError)
 	flags.SetOutput(stderr)
@@ -31,9 +31,9 @@ func Flags(name, does string, stderr io.Writer) *flag.FlagSet {
 	return flags
 }
 
-// Parse sets the flags by args. After an error the program should end, by [Status].
+// Parse sets the flags from args. After an error the program should exit with [Status].
 func Parse(flags *flag.FlagSet, args []string) error {
-	err := flags.Parse(args) // which has told the user
+	err := flags.Parse(args) // it prints the error itself
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return err
@@ -48,8 +48,8 @@ func Parse(flags *flag.FlagSet, args []string) error {
 	return nil
 }
 
-// Status is what the program name ends with, for what it came to. It writes err to
-// stderr, unless the user has been told already.
+// Status returns the exit status of the program for err. It writes err to stderr, unless
+// the user has been told already.
 func Status(name string, err error, stderr io.Writer) int {
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):

@@ -11,29 +11,30 @@ import (
 	"time"
 )
 
-// File is what was made of a file. It is made again when the file changes. It is safe
-// for concurrent use.
+// File holds a value that was parsed from a file. When the file changes, it is parsed
+// again. It is safe for concurrent use.
 type File[T any] struct {
 	path  string
 	parse func([]byte) (T, error)
 
 	mu     sync.Mutex
 	looked time.Time
-	info   os.FileInfo // as it was when read
+	info   os.FileInfo // of the file when it was read
 	value  T
 	known  bool
 }
 
-const lookEvery = time.Second
+const lookEvery = time.Second // the longest time for which a change is not seen
 
-// New does not read the file yet. Parse is called with what the file holds, never
+// New does not read the file yet. parse is called with the content of the file, and never
 // more than once at a time.
 func New[T any](path string, parse func([]byte) (T, error)) *File[T] {
 	return &File[T]{path: path, parse: parse}
 }
 
-// Get looks at the file once a second at most. While the file cannot be read or
-// parsed, it returns the last good value; the error is of a file that was never good.
+// Get looks at the file at most once a second, and returns its value. If the file can no
+// longer be read or parsed, Get returns the last good value. It returns an error only if
+// there never was a good value.
 func (f *File[T]) Get() (T, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -71,7 +72,7 @@ const maxSize = 64 << 10
 
 // Read reads a regular file of at most 64 KiB. Its errors do not name the path.
 func Read(path string) ([]byte, error) {
-	// Opening something else, such as a pipe, could wait for ever.
+	// Opening something else, such as a pipe, could wait forever.
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, errors.Unwrap(err)
