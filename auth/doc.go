@@ -1,17 +1,17 @@
-// Package auth has credentials for the targets of a [fanout.Dispatcher], and secrets
-// that are looked up when they are needed:
+// Package auth has credentials for the targets of a [fanout.Dispatcher]. Their secrets
+// are looked up when they are needed:
 //
 //	Auth: auth.Header("X-Api-Key", auth.Env("CRM_KEY"))         // an API key
 //	Auth: auth.Basic("shop", auth.File("/run/secrets/crm"))     // a user name and a password
 //	Auth: auth.Bearer(key)                                      // a token that does not expire
-//	Auth: auth.Tokens(oauth.ClientCredentials(oauth.Config{…})) // tokens that do
+//	Auth: auth.Tokens(oauth.ClientCredentials(oauth.Config{…})) // tokens that expire
 //
-// A credential that cannot be had ends the delivery as [fanout.Rejected], with
-// [fanout.ErrAuth]: nothing was sent. Only a token that cannot be fetched is waited for
-// by what [fanout.Dispatcher.Submit] took; see [Tokens].
+// If a secret or token cannot be had, nothing is sent. The delivery ends as
+// [fanout.Rejected] with [fanout.ErrAuth]. There is one exception: a delivery in the
+// queue in memory waits for a token that could not be fetched; see [Tokens].
 //
-// Secrets come from the environment ([Env]), from files ([File]), from the module
-// github.com/fanout-go/fanout/secrets for the managers of the clouds, or from a
-// [SecretSource] of your own. [fanout.New] refuses credentials that can never work, for
-// example a user name with a colon.
+// A secret comes from the environment ([Env]), from a file ([File]), or from a
+// [SecretSource] of your own. The module github.com/fanout-go/fanout/secrets reads the
+// secret managers of the clouds. [fanout.New] refuses credentials that can never work,
+// for example a user name with a colon.
 package auth

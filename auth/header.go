@@ -12,23 +12,23 @@ import (
 	"github.com/fanout-go/fanout/internal/header"
 )
 
-// Header sends a secret as it is in the header named, which is how many APIs take
-// their keys. The header must not be one that the connection or the library sets, nor
-// Content-Type: [fanout.New] refuses these.
+// Header sends a secret unchanged in the header with this name. Many APIs take their keys
+// this way. [fanout.New] refuses Content-Type, and headers that the connection or the
+// library sets.
 func Header(name string, from SecretSource) fanout.Authenticator {
 	return credential{header: name, from: from, write: Secret.Reveal}
 }
 
-// Bearer sends a secret as a bearer token (RFC 6750, section 2.1). [Tokens] is for
-// tokens that expire.
+// Bearer sends a secret as a bearer token (RFC 6750, section 2.1). For tokens that
+// expire, use [Tokens].
 func Bearer(from SecretSource) fanout.Authenticator {
 	return credential{header: "Authorization", from: from, write: bearer}
 }
 
 func bearer(token Secret) string { return "Bearer " + token.Reveal() }
 
-// Basic sends a user name and a password (RFC 7617). A colon would end the user name:
-// [fanout.New] refuses one that has any.
+// Basic sends a user name and a password (RFC 7617). [fanout.New] refuses a user name
+// with a colon, because the colon ends it.
 func Basic(user string, password SecretSource) fanout.Authenticator {
 	return credential{header: "Authorization", from: password, user: user, write: func(s Secret) string {
 		return "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+s.Reveal()))
@@ -43,7 +43,7 @@ type credential struct {
 	user   string
 }
 
-// Check finds what can never work; [fanout.New] calls it.
+// Check returns an error for what can never work. [fanout.New] calls it.
 func (c credential) Check() error {
 	name := http.CanonicalHeaderKey(c.header)
 	switch {

@@ -25,39 +25,42 @@ type Token struct {
 }
 
 // TokenSource fetches a new token, for example from an OAuth 2.0 token endpoint. Token
-// must return when its context ends. It is not called again before it has returned, or
-// its context has ended. A token that is empty, or has expired already, counts as an
-// error. So does a panic.
+// must return when its context ends. It is not called again before it has returned or its
+// context has ended. A token that is empty or has expired already counts as an error, and
+// so does a panic.
 type TokenSource interface {
 	Token(context.Context) (Token, error)
 }
 
-// TokenSourceFunc is a function that is a [TokenSource].
+// TokenSourceFunc is a function that implements [TokenSource].
 type TokenSourceFunc func(context.Context) (Token, error)
 
 // Token calls f.
 func (f TokenSourceFunc) Token(ctx context.Context) (Token, error) { return f(ctx) }
 
-// Tokens sends the source's bearer token (RFC 6750, section 2.1). One Tokens may serve
-// several targets, and several dispatchers.
+// Tokens sends the source's bearer token (RFC 6750, section 2.1). The value it returns
+// can be used by several targets and several dispatchers, which then share the token.
 //
-// A token is fetched when a delivery needs it, once for all that need it at the same
-// time. Each of them waits no longer than its own context lasts. The fetch goes on
-// though all of them leave. It ends after 10 s, and with the dispatcher that began it; a
-// delivery of another dispatcher that waits for it then begins another one.
+// A token is fetched when a delivery needs it. Deliveries that need it at the same time
+// share one fetch. Each of them waits at most until its own context ends. The fetch
+// continues even if no delivery waits for it any more. It ends after 10 s, or when the
+// dispatcher that began it is closed. If a delivery of another dispatcher still waits for
+// it then, that delivery begins a new fetch.
 //
-// A token is renewed early: a minute before it expires, or a tenth of its life if that
-// is less. So a token that lives for five minutes is renewed 30 s before its end. One
-// delivery fetches the next token while the others use the old one. If that takes
-// longer than a second, or half the time this delivery has left, it uses the old one too.
+// A token is renewed early: a minute before it expires, or a tenth of its lifetime if
+// that is less. For example, a token that lives for five minutes is renewed 30 s before
+// its end. One delivery fetches the next token, while the others use the old one. That
+// delivery too uses the old one, if the fetch takes longer than a second, or longer than
+// half the time that the delivery has left.
 //
-// After a 401 another token is fetched, unless that has been done already. A target
-// that refuses every token has one fetched a second at most.
+// After a 401 a new token is fetched, unless another delivery has already done so. If a
+// target refuses every token, at most one token per second is fetched.
 //
-// If a fetch fails, all who wait for it fail at once with [fanout.ErrAuth], and so does
-// everybody else for one second, because a token endpoint that is down must not be
-// stormed. A delivery taken by [fanout.Dispatcher.Submit] waits and tries again, as it
-// does for an open breaker. No failure of a token counts in a target's breaker.
+// If a fetch fails, all deliveries that wait for it fail with [fanout.ErrAuth]. During
+// the next second no token is fetched, and every delivery that needs one fails the same
+// way. This protects a token endpoint that is down. A delivery in the queue in memory
+// waits and tries again, as it does for an open breaker; a durable queue tries it again
+// in a later round. A target's breaker does not count failures to get a token.
 func Tokens(source TokenSource) fanout.Refresher { return &tokens{source: source} }
 
 type tokens struct {
@@ -66,20 +69,20 @@ type tokens struct {
 
 	mu       sync.Mutex
 	fetching bool
-	token    Token     // zero before the first
-	failure  error     // of the latest fetch
-	next     time.Time // when to fetch again: soon after a failure, early before the token expires
-	refused  time.Time // when a target's 401 last had us fetch another
+	token    Token     // zero before the first fetch
+	failure  error     // of the last fetch; nil if it succeeded
+	next     time.Time // when to fetch again: a second after a failure, and before the token expires
+	refused  time.Time // when a 401 last made us fetch another token
 }
 
 const (
-	renewEarly   = time.Minute      // at most, before a token expires
-	failFor      = time.Second      // after a failure
-	fetchTimeout = 10 * time.Second // so that one request that hangs is not the last one ever tried
-	patience     = time.Second      // for the next token, while the old one can be used
+	renewEarly   = time.Minute      // the longest time before a token expires
+	failFor      = time.Second      // how long after a failure no token is fetched
+	fetchTimeout = 10 * time.Second // so that a request that hangs does not prevent all later ones
+	patience     = time.Second      // how long to wait for the next token while the old one can be used
 )
 
-// Check finds what can never work; [fanout.New] calls it.
+// Check returns an error for what can never work. [fanout.New] calls it.
 func (t *tokens) Check() error {
 	if t.source == nil {
 		return errors.New("its source of tokens is nil")
@@ -97,8 +100,9 @@ func (t *tokens) Authenticate(ctx context.Context, r *http.Request) error {
 	return nil
 }
 
-// Refresh implements [fanout.Refresher]. It fetches another token, unless the one that
-// was refused is not the one we have: then somebody else did.
+// Refresh implements [fanout.Refresher]. It fetches a new token. It does nothing if the
+// refused token is not the current one, because another delivery has then renewed it
+// already.
 func (t *tokens) Refresh(ctx context.Context, refused *http.Request) error {
 	t.mu.Lock()
 	now := time.Now()
@@ -161,7 +165,7 @@ func (t Token) usable(now time.Time) bool {
 	return !t.Value.IsZero() && (t.Expires.IsZero() || now.Before(t.Expires))
 }
 
-// renewal is when to fetch the next token.
+// renewal returns when to fetch the next token.
 func (t Token) renewal(now time.Time) time.Time {
 	if t.Expires.IsZero() {
 		return now.Add(math.MaxInt64) // never
@@ -169,13 +173,13 @@ func (t Token) renewal(now time.Time) time.Time {
 	return t.Expires.Add(-min(renewEarly, t.Expires.Sub(now)/10))
 }
 
-// join takes part in the fetch under way, or begins one. The lock is held.
+// join joins the fetch that is running, or begins one. The caller holds t.mu.
 func (t *tokens) join(ctx context.Context) <-chan singleflight.Result {
 	t.fetching = true
 	return t.fetches.DoChan("", func() (any, error) { return t.fetch(ctx) })
 }
 
-// wait returns when the fetch has ended, or the caller's time has.
+// wait returns when the fetch has ended, or when ctx ends.
 func (t *tokens) wait(ctx context.Context, fetch <-chan singleflight.Result) (Token, error) {
 	for {
 		select {
@@ -187,14 +191,15 @@ func (t *tokens) wait(ctx context.Context, fetch <-chan singleflight.Result) (To
 				return token, done.Err
 			}
 		}
-		t.mu.Lock() // another dispatcher took its fetch with it
+		t.mu.Lock() // the dispatcher that began the fetch was closed
 		fetch = t.join(ctx)
 		t.mu.Unlock()
 	}
 }
 
-// fetch asks the source, and keeps what came of it. It does not end with ctx: an
-// endpoint slower than its callers are patient would never be heard out.
+// fetch asks the source for a token and keeps the result. It does not end with ctx.
+// Otherwise, if the endpoint always takes longer than its callers wait, no token would
+// ever be fetched.
 func (t *tokens) fetch(ctx context.Context) (Token, error) {
 	closing := lifetime.Of(ctx)
 	bounded, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), fetchTimeout, errTimeout)
@@ -204,8 +209,8 @@ func (t *tokens) fetch(ctx context.Context) (Token, error) {
 
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	// Forget comes under the lock. Otherwise a delivery could see that nothing is being
-	// fetched, and still be given the result of this fetch, which has ended.
+	// The lock covers both lines. Otherwise a delivery could see that fetching is false,
+	// call join, and still be given the result of this fetch, which has already ended.
 	t.fetching = false
 	t.fetches.Forget("")
 	now := time.Now()
@@ -224,8 +229,8 @@ func (t *tokens) fetch(ctx context.Context) (Token, error) {
 	return Token{}, t.failure
 }
 
-// ask calls the source on a goroutine of its own, because user code may end its
-// goroutine. It returns when ctx ends, though the source does not.
+// ask calls the source on a separate goroutine, because user code may end its goroutine.
+// It returns when ctx ends, even if the source does not.
 func ask(ctx context.Context, source TokenSource) (Token, error) {
 	type answer struct {
 		token Token
@@ -233,7 +238,7 @@ func ask(ctx context.Context, source TokenSource) (Token, error) {
 	}
 	answered := make(chan answer, 1)
 	go func() {
-		got := answer{err: fanout.ErrGoexit} // unless Token returns or panics
+		got := answer{err: fanout.ErrGoexit} // if Token neither returns nor panics
 		defer func() {
 			if p := recover(); p != nil {
 				got.err = &fanout.PanicError{Value: p, Stack: debug.Stack(), Where: panics.Site()}
@@ -252,14 +257,14 @@ func ask(ctx context.Context, source TokenSource) (Token, error) {
 
 var errTimeout = fmt.Errorf("none within %s: %w", fetchTimeout, context.DeadlineExceeded)
 
-// errClosed is what those hear who wait for a fetch whose dispatcher has been closed.
+// errClosed is the error of a fetch that ended because its dispatcher was closed.
 var errClosed = &noTokenError{fanout.ErrClosed}
 
-// noTokenError may be over in a while.
+// noTokenError says that there is no token now, but may be one later.
 type noTokenError struct{ err error }
 
 func (e *noTokenError) Error() string { return "no token: " + e.err.Error() }
 func (e *noTokenError) Unwrap() error { return e.err }
 
-// TryLater is the ability of an error that [fanout.Authenticator] describes.
+// TryLater implements what [fanout.Authenticator] says about errors that may pass.
 func (e *noTokenError) TryLater() bool { return true }

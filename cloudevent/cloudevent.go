@@ -1,4 +1,4 @@
-// Package cloudevent writes payloads as events of CloudEvents 1.0.
+// Package cloudevent makes payloads in the form of CloudEvents 1.0.
 package cloudevent
 
 import (
@@ -20,41 +20,43 @@ import (
 	"github.com/fanout-go/fanout/internal/panics"
 )
 
-// Event is a payload as CloudEvents 1.0 describes it, for targets that take
+// Event is an event of the CloudEvents 1.0 specification. It is for targets that accept
 // events in that form:
 //
 //	payload, err := cloudevent.Event{Source: "/shop", Type: "shop.order.placed", Data: order}.Binary()
 //	...
 //	results, err := d.Dispatch(ctx, payload)
 //
-// [Event.Binary] and [Event.Structured] return an [*fanout.InvalidError], with the
-// field at fault, for an event that cannot be.
+// For an invalid event, [Event.Binary] and [Event.Structured] return an
+// [*fanout.InvalidError] that names the field.
 type Event struct {
-	// Source and Type say where the event comes from, as a URI-reference, and what
-	// it is. Required.
+	// Source says where the event comes from, as a URI reference. Type says what kind of
+	// event it is. Both are required.
 	Source, Type string
-	// ID tells the event from all others of its source. Default: minted. If it is
-	// given, the payload's idempotency key is made of it and Source.
+	// ID is different for every event of the same Source. Default: a random one. If you set
+	// it, the idempotency key of the payload is made from Source and ID. Sending the same
+	// event again then repeats the key.
 	ID string
-	// Subject is what the event is about, within its source. Default none.
+	// Subject says what the event is about, within its Source. Default none.
 	Subject string
-	// Time is when it happened. Default now.
+	// Time is when the event happened. Default: now.
 	Time time.Time
-	// DataSchema is the URI of a schema that Data adheres to. Default none.
+	// DataSchema is the URI of a schema for Data. Default none.
 	DataSchema string
-	// Extensions are further attributes, by names of lower-case letters and digits.
+	// Extensions are further attributes. Their names consist of lower-case letters and
+	// digits. Default none.
 	Extensions map[string]string
-	// Data is encoded as JSON, unless Body is given. Default none.
+	// Data is encoded as JSON. It must be nil if Body is set. Default none.
 	Data any
-	// Body is data in another form than JSON, described by ContentType. It must not be
-	// set together with Data, and needs a ContentType. Default none.
+	// Body is data that is already encoded, in the form that ContentType describes. If it is
+	// set, Data must be nil, and ContentType is required. Default none.
 	Body []byte
-	// ContentType is of Body, or of Data, whose default is "application/json".
+	// ContentType describes Body or Data. For Data the default is "application/json".
 	ContentType string
 }
 
-// Binary has the attributes in headers, and the data as the body, as the binary mode of
-// the HTTP protocol binding does.
+// Binary returns the event in binary mode of the HTTP protocol binding: the attributes
+// are headers, and the data is the body.
 func (e Event) Binary() (fanout.Payload, error) {
 	attributes, err := e.attributes()
 	if err != nil {
@@ -69,8 +71,8 @@ func (e Event) Binary() (fanout.Payload, error) {
 	return p, nil
 }
 
-// Structured has attributes and data in one document of the JSON event format. A Body
-// that is not JSON is encoded in base64.
+// Structured returns the event in structured mode: attributes and data are one document
+// in the JSON event format. A Body that is not JSON is encoded as base64 in it.
 func (e Event) Structured() (fanout.Payload, error) {
 	attributes, err := e.attributes()
 	if err != nil {
@@ -96,7 +98,7 @@ func (e Event) Structured() (fanout.Payload, error) {
 	return p, nil
 }
 
-// marshal contains the panics of the data's own MarshalJSON.
+// marshal turns a panic in the data's own MarshalJSON into an error.
 func marshal(v any) (body []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -112,8 +114,8 @@ func isJSON(contentType string) bool {
 	return mediaType == "application/json" || strings.HasSuffix(mediaType, "+json")
 }
 
-// payload has the same key each time the same event is sent. Source and ID together
-// tell an event from all others.
+// payload sets the same key each time the same event is sent. Source and ID together
+// identify an event.
 func (e Event) payload() fanout.Payload {
 	if e.ID == "" {
 		return fanout.Payload{}
@@ -181,8 +183,9 @@ func extensionName(name string) bool {
 	return true
 }
 
-// percentEncoded follows the HTTP protocol binding, section 3.1.3.2: what is not
-// printable ASCII, and space, quote and percent, byte by byte.
+// percentEncoded encodes a value as the HTTP protocol binding, section 3.1.3.2, says. It
+// encodes, byte by byte, the characters that are not printable ASCII, and space, quote
+// and percent.
 func percentEncoded(value string) string {
 	var b strings.Builder
 	for i := range len(value) {

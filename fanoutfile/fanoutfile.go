@@ -1,5 +1,5 @@
 // Package fanoutfile reads a [fanout.Config] from a JSON file, so that operators can
-// change targets and policies without a build:
+// change targets and policies without a new build:
 //
 //	config, err := fanoutfile.Load("targets.json")
 //	if err != nil {
@@ -24,10 +24,10 @@
 //	  ]
 //	}
 //
-// A field has the name of its Go field in snake case: MaxAttempts is max_attempts. The
-// fields of a target's policy stand among the target's own. A duration is a string, as
-// [time.ParseDuration] reads it. What is not data, such as [fanout.Target.Auth], is for
-// the caller to add:
+// A field has the name of its Go field in snake case. For example, MaxAttempts is
+// max_attempts. The fields of a target's policy are on the same level as the target's own
+// fields. A duration is a string as [time.ParseDuration] reads it. A file cannot set what
+// is not data, such as [fanout.Target.Auth]. Set that in code:
 //
 //	for i := range config.Targets {
 //		if t := &config.Targets[i]; t.Name == "crm" {
@@ -37,11 +37,13 @@
 //
 // # References
 //
-// In a URL or a header's value, ${env:NAME} stands for an environment variable, and
-// ${file:/path} for what a regular file of at most 64 KiB holds, without the line ends
-// at its end. $${ stands for ${ itself. References are resolved once, when the file is
-// loaded. What they hold is in no error. For a secret that changes while the service
-// runs, set [fanout.Target.Auth].
+// In a URL and in the value of a header, references are replaced: ${env:NAME} by an
+// environment variable, and ${file:/path} by the content of a file, without line ends at
+// its end. The file must be regular and not longer than 64 KiB. To write ${ itself, write
+// $${.
+//
+// References are replaced once, when the file is loaded. Errors never show their values.
+// For a secret that changes while the service runs, set [fanout.Target.Auth].
 package fanoutfile
 
 import (
@@ -55,17 +57,19 @@ import (
 	"github.com/fanout-go/fanout/internal/strictjson"
 )
 
-// maxBytes bounds a file.
+// maxBytes is the longest file that is read.
 const maxBytes = 1 << 20
 
 // Load reads the file at path, which must not be longer than 1 MiB.
 //
-// Unknown fields, fields given twice, values of a wrong type and references that hold
-// nothing are refused with an [*fanout.InvalidError]. Its Where is the file, line and
-// column, and its Field the path, such as "targets[1].retry.max_attempts". What the
-// values mean is checked by [fanout.New]. If the file cannot be read, the error wraps
-// the cause, for example [io/fs.ErrNotExist]. A missing file of a reference does not
-// match that: it is an InvalidError.
+// It refuses unknown fields, fields given twice, values of a wrong type, and references
+// without a value. The error is then an [*fanout.InvalidError]. Its Where has the file,
+// line and column, and its Field has the path, such as "targets[1].retry.max_attempts".
+// Whether the values make sense is checked by [fanout.New].
+//
+// If the file cannot be read, the error wraps the cause, for example [io/fs.ErrNotExist].
+// If a file in a reference is missing, the error is an InvalidError, and does not match
+// io/fs.ErrNotExist.
 func Load(path string) (fanout.Config, error) {
 	file, err := os.Open(path) //nolint:gosec // the caller names it
 	if err != nil {
@@ -75,9 +79,9 @@ func Load(path string) (fanout.Config, error) {
 	return read(file, path)
 }
 
-// Read is like [Load] for a document that is not in a file; Where is then line and
-// column alone. The references of the document read files and the environment of this
-// process, so do not give it what strangers wrote.
+// Read is like [Load], for a document that is not in a file. In its errors, Where has
+// only line and column. The references in the document can read files and environment
+// variables of this process, so never read a document that a stranger wrote.
 func Read(r io.Reader) (fanout.Config, error) { return read(r, "") }
 
 func read(r io.Reader, file string) (fanout.Config, error) {

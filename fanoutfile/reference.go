@@ -10,7 +10,8 @@ import (
 	"github.com/fanout-go/fanout/internal/watchfile"
 )
 
-// expandReferences resolves references where nothing ever shows the value.
+// expandReferences replaces references in URLs and headers. The library never shows the
+// values of these fields. In other fields a reference is an error.
 func expandReferences(path, s string) (string, error) {
 	field := path[strings.LastIndex(path, "].")+1:]
 	field = strings.TrimPrefix(strings.TrimPrefix(field, "."), "compensate.")
@@ -53,7 +54,8 @@ func resolve(reference string) (string, error) {
 	case "file":
 		secret, err := readSecret(name)
 		if err != nil {
-			// Not wrapped: a missing secret must not pass for a missing configuration.
+			// The error is not wrapped, so that a missing secret is not mistaken for a missing
+			// configuration file.
 			return "", errors.New(err.Error())
 		}
 		return secret, nil

@@ -9,30 +9,31 @@ import (
 	"github.com/fanout-go/fanout"
 )
 
-// Receipt is the answer to a body accepted for delivery in the background.
+// Receipt is the answer to a request that was accepted for delivery in the background.
 type Receipt struct {
 	DispatchID    string `json:"dispatch_id"`
 	CorrelationID string `json:"correlation_id"`
 }
 
-// Report is the answer to a body that was dispatched. It holds no error texts,
-// which name internal hosts.
+// Report is the answer to a request whose deliveries have ended. It has no texts of
+// errors, because they can name internal hosts.
 type Report struct {
 	Receipt
-	Targets []TargetReport `json:"targets"` // in definition order
+	Targets []TargetReport `json:"targets"` // in the order of their definitions
 }
 
-// TargetReport is what became of one target.
+// TargetReport says how the delivery to one target ended.
 type TargetReport struct {
 	Target     string         `json:"target"`
 	Optional   bool           `json:"optional,omitempty"`
 	Outcome    fanout.Outcome `json:"outcome"`
-	StatusCode int            `json:"status,omitempty"` // of the last answer seen; zero if there was none
+	StatusCode int            `json:"status,omitempty"` // of the last answer; zero if there was none
 	Attempts   int            `json:"attempts"`
 	DurationMS int64          `json:"duration_ms"`
 }
 
-// NewReport is the report of the results of one dispatch, for a handler of your own.
+// NewReport makes a report from the results of one dispatch. It is for handlers of your
+// own.
 func NewReport(correlationID string, results fanout.Results) Report {
 	report := Report{Receipt: Receipt{CorrelationID: correlationID}}
 	for _, r := range results.Sorted() {
@@ -48,8 +49,8 @@ func NewReport(correlationID string, results fanout.Results) Report {
 	return report
 }
 
-// Problem is the answer to what was refused, as RFC 9457 describes. It is an error too, so
-// that [Config.Validate] can choose the answer:
+// Problem is the answer to a request that was refused, as RFC 9457 describes it. It is
+// also an error, with which [Config.Validate] can choose the answer:
 //
 //	return &fanouthttp.Problem{Status: http.StatusForbidden, Detail: "not your account"}
 type Problem struct {
@@ -58,7 +59,7 @@ type Problem struct {
 	Detail string `json:"detail,omitempty"`
 }
 
-// Error reads like "403 Forbidden: not your account".
+// Error returns a text such as "403 Forbidden: not your account".
 func (p *Problem) Error() string {
 	title := p.Title
 	if title == "" {
@@ -71,8 +72,8 @@ func (p *Problem) Error() string {
 	return text
 }
 
-// problemOf is the problem with a dispatch that never began. Its detail quotes no text
-// of the dispatcher's errors, which name targets and fields.
+// problemOf returns the answer for a dispatch that was not begun. It does not quote the
+// error of the dispatcher, which names targets and fields.
 func problemOf(err error) Problem {
 	switch {
 	case errors.Is(err, fanout.ErrPayloadTooLarge):
@@ -93,8 +94,8 @@ func problemOf(err error) Problem {
 	return Problem{Status: http.StatusInternalServerError}
 }
 
-// isOfTarget reports whether a target cannot be used, or is not known. That is the
-// operator's to mend, so the client is not blamed for it.
+// isOfTarget reports whether the error is about a target, which cannot be used or is not
+// known. Only the operator can fix that, so the client is not blamed.
 func isOfTarget(err error) bool {
 	var invalid *fanout.InvalidError
 	return errors.As(err, &invalid) && invalid.Target != ""

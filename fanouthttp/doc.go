@@ -1,6 +1,6 @@
-// Package fanouthttp has HTTP handlers around a [fanout.Dispatcher]: a gateway that
-// turns each inbound request into one dispatch, and a page that shows operators how
-// the targets are.
+// Package fanouthttp has HTTP handlers for a [fanout.Dispatcher]. One is a gateway that
+// turns each inbound request into one dispatch. The other is a page that shows operators
+// the state of the targets.
 //
 //	gateway, err := fanouthttp.NewHandler(dispatcher, fanouthttp.Config{})
 //	if err != nil {
@@ -9,5 +9,6 @@
 //	mux.Handle("POST /events", gateway)
 //	mux.Handle("GET /debug/fanout", fanouthttp.StatusHandler(dispatcher))
 //
-// [fanout.CorrelationMiddleware] is for handlers of your own: a [Handler] has it built in.
+// A [Handler] already includes [fanout.CorrelationMiddleware]. Use that for handlers of
+// your own.
 package fanouthttp

@@ -10,66 +10,77 @@ import (
 	"github.com/fanout-go/fanout"
 )
 
-// Config says how a [Handler] treats requests. The zero Config works.
+// Config says how a [Handler] treats requests. The zero value is usable.
 type Config struct {
-	// Wait makes the inbound request wait for the results. It waits at most for the
-	// longest [fanout.Policy.Timeout] of its targets, so the server's WriteTimeout and
-	// the time that its Shutdown gets must be longer. When the client disconnects, the
-	// deliveries under way are cut short: a handler around this one that replaces the
-	// request's context by [context.WithoutCancel] lets them go on. Default false: the
-	// body is given to [fanout.Dispatcher.Submit], and the answer comes at once.
+	// Wait makes the handler answer when all deliveries have ended. That takes at most the
+	// longest [fanout.Policy.Timeout] of the targets. The server's WriteTimeout, and the
+	// time you give its Shutdown, must be longer than that.
+	//
+	// If the client disconnects, running deliveries are cut short. To let them continue,
+	// wrap the handler in one that replaces the request's context with
+	// [context.WithoutCancel].
+	//
+	// Default false: the handler calls [fanout.Dispatcher.Submit] and answers at once.
 	Wait bool
-	// MaxBytes bounds the inbound body. Default 1 MiB; negative means no bound.
+	// MaxBytes limits the size of the inbound body. Zero means the default, 1 MiB; negative
+	// means no limit.
 	MaxBytes int64
-	// ForwardHeader names the inbound headers to pass on. Headers that belong to the
-	// connection, and credentials (Authorization, Proxy-Authorization, Cookie), are
-	// never passed on, and [NewHandler] refuses their names. Content-Type,
-	// Content-Encoding, Idempotency-Key and X-Correlation-Id are always passed on.
-	// Default none.
+	// ForwardHeader names the inbound headers to pass on to the targets, in addition to
+	// Content-Type, Content-Encoding, Idempotency-Key and X-Correlation-Id, which are always
+	// passed on. [NewHandler] refuses headers that belong to the connection, and credentials
+	// (Authorization, Proxy-Authorization, Cookie). Default none.
 	ForwardHeader []string
-	// Validate looks at a request before anything is sent. The request's body has been
-	// read; it is given as it came, compressed if there is a Content-Encoding. An error
-	// is answered with 422 and its text as the detail or, if it wraps a [*Problem] with
-	// a status from 400 to 599, with that. Default none.
+	// Validate checks a request before anything is sent. It gets the body as it arrived,
+	// which is compressed if there is a Content-Encoding. The body of r has already been
+	// read. If Validate returns an error that wraps a [*Problem] with a status from 400 to
+	// 599, that is the answer. Any other error is answered with 422 and its text as the
+	// detail. Default none.
 	Validate func(r *http.Request, body []byte) error
-	// Options says where a request goes. Default: to all configured targets.
+	// Options returns where a request is sent, for example fanout.To("crm"). Default: to all
+	// configured targets.
 	Options func(*http.Request) []fanout.Option
-	// RetryAfter is the Retry-After of a 503, in whole seconds, rounded up: 1500 ms is
-	// sent as 2. Default 1 s; negative means none.
+	// RetryAfter is the Retry-After header of a 503, in whole seconds, rounded up. For
+	// example, 1500 ms is sent as 2. Zero means the default, 1 s; negative means no header.
 	RetryAfter time.Duration
 }
 
 // Handler turns each inbound POST, PUT or PATCH into one dispatch of its body.
 //
-// It answers 202 with a [Receipt] when the body is accepted for delivery in the
-// background or, with [Config.Wait], with a [Report] when all deliveries have ended:
-// 200 if all required targets got it, and 502 if one did not. The body, its content
-// type and encoding, and the Idempotency-Key are passed on, and so is the correlation
-// ID, which is on the answer too. Other headers are passed on if
-// [Config.ForwardHeader] names them.
+// By default it answers 202 with a [Receipt] when the body is accepted for delivery in
+// the background. With [Config.Wait] it answers with a [Report] when all deliveries have
+// ended. The status is then 200 if all required targets got it, and 502 if one of them
+// did not.
 //
-// What is refused is answered with a [Problem]:
+// These are passed on to the targets: the body, its content type and encoding, the
+// Idempotency-Key, and the correlation ID, which is also in the answer. Other headers are
+// passed on if [Config.ForwardHeader] names them.
 //
-//   - 400: the body cannot be read, or the request cannot be passed on
-//   - 405: another method
-//   - 413: the body is longer than [Config.MaxBytes], or than the dispatcher or its
-//     queue takes
-//   - 415: there is a body, and no content type
-//   - 422, or the status of its Problem: [Config.Validate] refuses it
-//   - 422 without a reason: [fanout.Config.Validate] or [fanout.Target.Validate]
-//     refuses it
-//   - 503 with a Retry-After: there is no room, the dispatcher is closed, or there are no
-//     targets to send it to
+// A request that is refused is answered with a [Problem]:
+//
+//   - 400: the body cannot be read, or the request cannot be passed on, for example
+//     because of its Idempotency-Key
+//   - 405: the method is not POST, PUT or PATCH
+//   - 413: the body is longer than [Config.MaxBytes], or than the dispatcher or its queue
+//     accepts
+//   - 415: there is a body without a valid content type
+//   - 422, or the status of its Problem: [Config.Validate] refused it
+//   - 422 without a reason: [fanout.Config.Validate] or [fanout.Target.Validate] refused
+//     it
+//   - 500: anything else failed, for example the database of the queue
+//   - 503 with a Retry-After: the queue is full, the dispatcher is closed, or there is no
+//     target to send it to
 type Handler struct {
 	dispatcher *fanout.Dispatcher
 	config     Config
-	forward    []string // canonical
+	forward    []string // in canonical form
 }
 
-// NewHandler returns a handler that sends through the dispatcher, which stays the
-// caller's to close: after the server's Shutdown, since a closed dispatcher answers
-// with 503. The error is a [*fanout.InvalidError] that names the field: Dispatcher if that
-// is nil, or ForwardHeader if it has a name that is no header's or is never passed on.
+// NewHandler returns a handler that sends through the dispatcher. The caller closes the
+// dispatcher, after the Shutdown of the server: with a closed dispatcher the handler
+// answers 503.
+//
+// The error is a [*fanout.InvalidError] that names the field. It is "Dispatcher" if that
+// is nil, and "ForwardHeader" if a name in it is no header name or is never passed on.
 func NewHandler(dispatcher *fanout.Dispatcher, config Config) (*Handler, error) {
 	if dispatcher == nil {
 		return nil, invalid("Dispatcher", errors.New("nil"))
@@ -78,7 +89,7 @@ func NewHandler(dispatcher *fanout.Dispatcher, config Config) (*Handler, error) 
 	if err != nil {
 		return nil, err
 	}
-	config.ForwardHeader = nil // it is the caller's
+	config.ForwardHeader = nil // the caller may change it
 	return &Handler{dispatcher: dispatcher, config: config, forward: forward}, nil
 }
 
@@ -157,5 +168,5 @@ func (h *Handler) refuse(w http.ResponseWriter, p Problem) {
 func writeJSON(w http.ResponseWriter, status int, contentType string, v any) {
 	w.Header().Set("Content-Type", contentType)
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v) // fails only if the client has gone
+	_ = json.NewEncoder(w).Encode(v) // fails only if the client has disconnected
 }

@@ -20,14 +20,15 @@ const defaultMaxBytes = 1 << 20
 
 var methods = []string{http.MethodPost, http.MethodPut, http.MethodPatch}
 
-// alwaysForwarded are headers that a payload, or the library, has a place of its own for.
+// alwaysForwarded are headers for which a payload or the library has a field of its own.
 var alwaysForwarded = map[string]bool{"Content-Type": true, "Content-Encoding": true, "Idempotency-Key": true, fanout.CorrelationHeader: true}
 
-// neverForwarded are headers between the client and this service alone. What
-// [header.Reserved] knows is not forwarded either.
+// neverForwarded are headers that concern only the client and this service. Headers that
+// [header.Reserved] knows are not forwarded either.
 var neverForwarded = map[string]bool{"Authorization": true, "Proxy-Authorization": true, "Proxy-Authenticate": true, "Cookie": true, "Set-Cookie": true, "Expect": true, "Http2-Settings": true}
 
-// forwardable returns the names that [Handler.forwarded] has to look for.
+// forwardable returns the names in canonical form, without those that are always
+// forwarded.
 func forwardable(names []string) ([]string, error) {
 	var canonical []string
 	for i, name := range names {
@@ -47,7 +48,7 @@ func forwardable(names []string) ([]string, error) {
 	return canonical, nil
 }
 
-// read takes what is to be passed on from the request.
+// read returns what is passed on from the request.
 func (h *Handler) read(w http.ResponseWriter, r *http.Request) (fanout.Payload, *Problem) {
 	if !slices.Contains(methods, r.Method) {
 		w.Header().Set("Allow", strings.Join(methods, ", "))
@@ -75,7 +76,7 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request) (fanout.Payload, 
 }
 
 func (h *Handler) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *Problem) {
-	if r.Body == nil { // a request that no server has read
+	if r.Body == nil { // a request that did not come from a server
 		return nil, nil
 	}
 	body := r.Body
@@ -113,8 +114,8 @@ func (h *Handler) validate(r *http.Request, body []byte) *Problem {
 	return &Problem{Status: http.StatusUnprocessableEntity, Detail: err.Error()}
 }
 
-// forwarded leaves out what the inbound Connection header names, too
-// (RFC 9110, section 7.6.1).
+// forwarded returns the headers to pass on. It leaves out those that the inbound
+// Connection header names (RFC 9110, section 7.6.1).
 func (h *Handler) forwarded(in http.Header) http.Header {
 	out := make(http.Header)
 	hop := connectionFields(in)
@@ -126,8 +127,8 @@ func (h *Handler) forwarded(in http.Header) http.Header {
 	return out
 }
 
-// connectionFields are the headers that are for the next hop alone, because Connection
-// names them.
+// connectionFields returns the headers that Connection names. They are only for the next
+// hop.
 func connectionFields(in http.Header) map[string]bool {
 	fields := map[string]bool{}
 	for _, value := range in["Connection"] {

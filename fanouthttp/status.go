@@ -2,7 +2,7 @@ package fanouthttp
 
 import (
 	"crypto/rand"
-	_ "embed" // for the page
+	_ "embed" // for status.html
 	"fmt"
 	"io"
 	"mime"
@@ -14,21 +14,21 @@ import (
 	"github.com/fanout-go/fanout"
 )
 
-// statusPage has the word NONCE where a content security policy wants a nonce.
+// statusPage has the word NONCE where a Content-Security-Policy needs a nonce.
 //
 //go:embed status.html
 var statusPage string
 
 // StatusHandler serves [fanout.Dispatcher.Snapshot]. A browser gets a page that keeps
-// itself up to date. Everybody else gets JSON, and so does a request with ?format=json.
-// With ?limit=N all but N targets are left out, and those in trouble are kept first.
+// itself up to date. Other clients get JSON, and so does a request with ?format=json.
+// With ?limit=N it shows at most N targets, and prefers those with problems.
 //
 //	mux.Handle("GET /debug/fanout", fanouthttp.StatusHandler(dispatcher))
 //
-// It shows names of targets and counts, but no address, payload or text of a target's. It
-// changes nothing, and loads nothing from elsewhere. It does not ask who is asking, so
-// mount it where operators can reach it and strangers cannot. It panics if the dispatcher
-// is nil, as [http.Handle] does for a nil handler.
+// It shows names of targets and counts, but no addresses, no payloads, and no texts from
+// targets. It changes nothing, and the page loads nothing from other servers. It does not
+// authenticate its clients: mount it where operators can reach it and strangers cannot.
+// It panics if the dispatcher is nil, as [http.Handle] does for a nil handler.
 func StatusHandler(dispatcher *fanout.Dispatcher) http.Handler {
 	if dispatcher == nil {
 		panic("fanouthttp: StatusHandler: nil dispatcher")
@@ -60,14 +60,14 @@ func (h *statusHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, "application/json", snapshot)
 }
 
-// writePage allows the page's own script and style, by a nonce that nobody can guess, and
-// nothing else.
+// writePage allows only the page's own script and style, which carry a nonce that nobody
+// can guess.
 func writePage(w http.ResponseWriter) {
 	nonce := rand.Text()
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Content-Security-Policy", fmt.Sprintf(
 		"default-src 'none'; style-src 'nonce-%[1]s'; script-src 'nonce-%[1]s'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'", nonce))
-	_, _ = io.WriteString(w, strings.ReplaceAll(statusPage, "NONCE", nonce)) // fails only if the client has gone
+	_, _ = io.WriteString(w, strings.ReplaceAll(statusPage, "NONCE", nonce)) // fails only if the client has disconnected
 }
 
 func acceptsHTML(accept []string) bool {
@@ -79,13 +79,14 @@ func acceptsHTML(accept []string) bool {
 	return false
 }
 
-// shortSnapshot is a snapshot without some of its targets.
+// shortSnapshot is a snapshot from which some targets may be left out.
 type shortSnapshot struct {
 	fanout.Snapshot
 	Omitted int `json:"omitted"`
 }
 
-// cut keeps the order of definition unless some targets have to be left out.
+// cut leaves out all but limit targets. It keeps those with problems first. If no target
+// has to be left out, the order of the definitions is kept.
 func (s *shortSnapshot) cut(limit int) {
 	if len(s.Targets) <= limit {
 		return
@@ -95,7 +96,7 @@ func (s *shortSnapshot) cut(limit int) {
 	s.Targets = s.Targets[:limit]
 }
 
-// trouble is higher, the more a target needs somebody to look at it.
+// trouble returns a higher number the more a target needs attention.
 func trouble(t *fanout.TargetSnapshot) int {
 	switch {
 	case t.Breaker == fanout.BreakerOpen:

@@ -1,6 +1,6 @@
-// Package fanouttest has fake target APIs for tests of code that uses fanout:
-// real HTTP servers that answer by a script, fail as real ones do, and record
-// what arrived.
+// Package fanouttest has fake target APIs for tests of code that uses fanout. They are
+// real HTTP servers. They answer by a script, fail as real servers do, and record what
+// arrived.
 //
 // The test of a handler that signs users up looks like this:
 //
@@ -19,10 +19,10 @@
 //		require.JSONEq(t, `{"name":"Ada"}`, string(crm.Requests()[1].Body))
 //	}
 //
-// [NewTarget] listens on loopback. [NewMemoryTarget] does the same without a
-// network, so that within [testing/synctest] a test of timeouts and backoff
-// takes no time at all. [NewSender] is a fake for targets that are not HTTP.
+// [NewTarget] listens on a loopback address. [NewMemoryTarget] works without a network.
+// Within [testing/synctest], a test of timeouts and backoff with it takes no real time.
+// [NewSender] is a fake for targets that are not HTTP.
 //
-// A script is a list of [Step], one for each request; the last one is repeated.
-// Any func(http.ResponseWriter, *http.Request) is a step too.
+// A script is a list of steps, one [Step] for each request. The last one is repeated. Any
+// func(http.ResponseWriter, *http.Request) can be a step.
 package fanouttest

@@ -8,7 +8,7 @@ import (
 
 const memoryHost = "fake.test"
 
-// pipeListener accepts connections that its own dial makes.
+// pipeListener accepts the connections that its dial method makes.
 type pipeListener struct {
 	conns chan net.Conn
 	done  chan struct{}

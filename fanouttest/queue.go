@@ -12,8 +12,8 @@ import (
 	"github.com/fanout-go/fanout"
 )
 
-// TestQueue holds a [fanout.Queue] to its contract. newQueue makes a new one,
-// empty and with room for a hundred dispatches.
+// TestQueue checks that a [fanout.Queue] fulfils its contract. newQueue must return a
+// new, empty queue with room for a hundred dispatches.
 func TestQueue(t *testing.T, newQueue func(*testing.T) fanout.Queue) {
 	t.Helper()
 	for name, test := range map[string]func(*testing.T, fanout.Queue){
@@ -25,8 +25,8 @@ func TestQueue(t *testing.T, newQueue func(*testing.T) fanout.Queue) {
 		"close drains, then refuses":                        closeDrains,
 		"close returns when its context ends":               closeIsBounded,
 		"each delivery is named, kept or reported once":     nothingIsLost,
-		"a closed queue says so":                            saysNo,
-		"close may be called at once from everywhere":       closeTogether,
+		"a closed queue refuses deliveries":                 refusesWhenClosed,
+		"close may be called from several goroutines":       closeTogether,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, newQueue(t)) })
 	}
@@ -34,7 +34,7 @@ func TestQueue(t *testing.T, newQueue func(*testing.T) fanout.Queue) {
 
 const patience = 30 * time.Second
 
-// open makes a dispatcher over the queue. It is closed at the end of the test.
+// open makes a dispatcher with the queue. It is closed at the end of the test.
 func open(t *testing.T, q fanout.Queue, config fanout.Config) *fanout.Dispatcher {
 	t.Helper()
 	config.Queue = q
@@ -187,7 +187,7 @@ func outlivesItsContext(t *testing.T, q fanout.Queue) {
 func closeDrains(t *testing.T, q fanout.Queue) {
 	t.Helper()
 	begun, proceed := make(chan struct{}), make(chan struct{})
-	var once sync.Once // what comes late may yet be accepted
+	var once sync.Once // a late delivery may still be accepted
 	target := fanout.Target{Name: "ledger", Sender: fanout.SenderFunc(func(context.Context, *fanout.Request) (*fanout.Response, error) {
 		once.Do(func() { close(begun) })
 		<-proceed
@@ -228,14 +228,15 @@ func closeIsBounded(t *testing.T, q fanout.Queue) {
 	err := d.Close(over)
 	var left *fanout.UndeliveredError
 	if !errors.As(err, &left) {
-		return // the queue has kept it
+		return // the queue has kept the delivery
 	}
 	if !slices.ContainsFunc(left.Left, func(r fanout.Result) bool { return r.Payload.ID == id }) {
 		t.Errorf("%s is not in %v", id, err)
 	}
 }
 
-// nothingIsLost submits more to a target that hangs than is made at once.
+// nothingIsLost submits more deliveries to a target that hangs than are made at the same
+// time.
 func nothingIsLost(t *testing.T, q fanout.Queue) {
 	t.Helper()
 	var mu sync.Mutex
@@ -282,7 +283,7 @@ func nothingIsLost(t *testing.T, q fanout.Queue) {
 	}
 }
 
-func saysNo(t *testing.T, q fanout.Queue) {
+func refusesWhenClosed(t *testing.T, q fanout.Queue) {
 	t.Helper()
 	seen := make(chan *fanout.Payload, 1)
 	d := open(t, q, fanout.Config{

@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// script gives its steps in turn, and the last one for ever.
+// script returns its steps one after the other, and then the last one forever.
 type script[T any] struct {
 	mu    sync.Mutex
 	steps []T

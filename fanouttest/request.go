@@ -11,7 +11,7 @@ import (
 
 // Request is one attempt as it arrived.
 type Request struct {
-	Time   time.Time // when it had arrived whole
+	Time   time.Time // when all of it had arrived
 	Method string
 	Path   string // with the query
 	Header http.Header
@@ -23,13 +23,13 @@ func receive(r *http.Request) (Request, error) {
 	return Request{Time: time.Now(), Method: r.Method, Path: r.RequestURI, Header: r.Header.Clone(), Body: body}, err
 }
 
-// IdempotencyKey is the Idempotency-Key header.
+// IdempotencyKey returns the Idempotency-Key header.
 func (r Request) IdempotencyKey() string { return r.Header.Get("Idempotency-Key") }
 
-// CorrelationID is the X-Correlation-ID header.
+// CorrelationID returns the X-Correlation-ID header.
 func (r Request) CorrelationID() string { return r.Header.Get(fanout.CorrelationHeader) }
 
-// RequestID is the X-Request-ID header.
+// RequestID returns the X-Request-ID header.
 func (r Request) RequestID() string { return r.Header.Get(fanout.RequestIDHeader) }
 
 // JSON decodes the body into v.

@@ -10,15 +10,15 @@ import (
 	"github.com/fanout-go/fanout"
 )
 
-// Results records what became of submitted dispatches: give its OnResult to
-// [fanout.Config]. It is safe for concurrent use, and its zero value is ready.
+// Results records the results of submitted dispatches. Use its OnResult method as the
+// OnResult of [fanout.Config]. The zero value is usable. It is safe for concurrent use.
 type Results struct {
 	mu         sync.Mutex
 	byDispatch map[string]fanout.Results
 	more       chan struct{} // closed when a result comes; nil if nobody waits
 }
 
-// OnResult records one delivery's result.
+// OnResult records the result of one delivery.
 func (r *Results) OnResult(_ context.Context, result fanout.Result) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -36,9 +36,10 @@ func (r *Results) OnResult(_ context.Context, result fanout.Result) {
 	}
 }
 
-// Wait returns the results of a dispatch when there is one for each of the targets named;
-// without names, when there is any. If ctx ends before, it returns those there are, and an
-// error that names the targets without one.
+// Wait waits until there is a result for each of the named targets, and returns all
+// results of the dispatch. Without names it waits for the first result. If ctx ends
+// before, it returns the results so far, and an error that names the targets without a
+// result.
 func (r *Results) Wait(ctx context.Context, dispatchID string, targets ...string) (fanout.Results, error) {
 	if dispatchID == "" {
 		return nil, errors.New("fanouttest: no dispatch ID: did Submit fail?")

@@ -12,8 +12,9 @@ import (
 	"time"
 )
 
-// Step is what a fake does with one request, which it has read and recorded. It
-// returns when the request's context ends: the client has gone, or the test.
+// Step answers one request, which has been read and recorded before. A step must return
+// when the request's context ends: then the client has disconnected, or the test has
+// ended.
 type Step func(http.ResponseWriter, *http.Request)
 
 // Status answers with a status and no body.
@@ -21,7 +22,8 @@ func Status(code int) Step {
 	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
 }
 
-// Statuses is a [Status] for each code: NewTarget(t, Statuses(503, 503, 200)...).
+// Statuses returns a [Status] for each code, for example NewTarget(t, Statuses(503, 503,
+// 200)...).
 func Statuses(codes ...int) []Step {
 	steps := make([]Step, len(codes))
 	for i, code := range codes {
@@ -38,7 +40,7 @@ func Reply(code int, body string) Step {
 	}
 }
 
-// JSON answers with a status and v in JSON. It panics if v cannot be encoded.
+// JSON answers with a status and v as JSON. It panics if v cannot be encoded.
 func JSON(code int, v any) Step {
 	body, err := json.Marshal(v)
 	if err != nil {
@@ -47,7 +49,7 @@ func JSON(code int, v any) Step {
 	return withHeader("Content-Type", "application/json", Reply(code, string(body)))
 }
 
-// RetryAfter answers with a status and a Retry-After header, whatever is in it.
+// RetryAfter answers with a status and a Retry-After header. The value is not checked.
 func RetryAfter(code int, value string) Step {
 	return withHeader("Retry-After", value, Status(code))
 }
@@ -64,7 +66,7 @@ func withHeader(name, value string, then Step) Step {
 	}
 }
 
-// Headers answers 200 with n lines of header of about 100 bytes each.
+// Headers answers 200 with n header lines of about 100 bytes each.
 func Headers(n int) Step {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		for i := range n {
@@ -73,7 +75,7 @@ func Headers(n int) Step {
 	}
 }
 
-// Delay waits for d and goes on with then.
+// Delay waits for d before it calls then.
 func Delay(d time.Duration, then Step) Step {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if pause(r, d) {
@@ -87,12 +89,12 @@ func Hang() Step {
 	return func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 }
 
-// Reset breaks the connection off without an answer.
+// Reset closes the connection with a reset and without an answer.
 func Reset() Step {
 	return func(w http.ResponseWriter, _ *http.Request) { reset(hijack(w)) }
 }
 
-// ResetMidway breaks the connection off in the middle of a 200's body.
+// ResetMidway closes the connection with a reset in the middle of the body of a 200.
 func ResetMidway() Step {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		conn := hijack(w)
@@ -101,8 +103,7 @@ func ResetMidway() Step {
 	}
 }
 
-// Truncate announces a longer body than it sends with its 200, and closes the
-// connection.
+// Truncate answers 200, but sends less body than it announces, and closes the connection.
 func Truncate() Step {
 	return withHeader("Content-Length", "1000", Reply(http.StatusOK, "half"))
 }
@@ -116,7 +117,7 @@ func Garbage() Step {
 	}
 }
 
-// Drip answers 200 and then sends one byte of body per interval, for ever.
+// Drip answers 200 and then sends one byte of body per interval, forever.
 func Drip(interval time.Duration) Step {
 	return func(w http.ResponseWriter, r *http.Request) {
 		for pause(r, interval) {
@@ -126,7 +127,7 @@ func Drip(interval time.Duration) Step {
 	}
 }
 
-// DripHeader sends one byte of header per interval, for ever.
+// DripHeader sends one byte of header per interval, forever.
 func DripHeader(interval time.Duration) Step {
 	return func(w http.ResponseWriter, r *http.Request) {
 		conn := hijack(w)
@@ -143,8 +144,8 @@ func Endless() Step {
 	return func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, zeros{r}) }
 }
 
-// GzipBomb answers 200 with a compressed body of size bytes once unpacked,
-// about a thousandth of that on the wire.
+// GzipBomb answers 200 with a compressed body. It has size bytes when it is decompressed,
+// and about a thousandth of that on the wire.
 func GzipBomb(size int64) Step {
 	return withHeader("Content-Encoding", "gzip", func(w http.ResponseWriter, r *http.Request) {
 		bomb := gzip.NewWriter(w)
@@ -153,7 +154,7 @@ func GzipBomb(size int64) Step {
 	})
 }
 
-// zeros end with the request.
+// zeros returns zero bytes until the request's context ends.
 type zeros struct{ r *http.Request }
 
 func (z zeros) Read(p []byte) (int, error) {
@@ -161,7 +162,7 @@ func (z zeros) Read(p []byte) (int, error) {
 	return len(p), z.r.Context().Err()
 }
 
-// pause reports whether the request is still there afterwards.
+// pause waits for d. It reports false if the request's context ended before.
 func pause(r *http.Request, d time.Duration) bool {
 	select {
 	case <-time.After(d):
@@ -174,7 +175,7 @@ func pause(r *http.Request, d time.Duration) bool {
 func hijack(w http.ResponseWriter) net.Conn {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
-		panic(fmt.Sprintf("fanouttest: %v", err)) // HTTP/1 always can
+		panic(fmt.Sprintf("fanouttest: %v", err)) // HTTP/1 always allows it
 	}
 	return conn
 }

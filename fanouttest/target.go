@@ -13,8 +13,8 @@ import (
 	"github.com/fanout-go/fanout"
 )
 
-// TB is what a fake needs of a test: [testing.TB], or anything else that runs
-// functions at its end.
+// TB is the part of [testing.TB] that a fake needs. Anything that calls the functions at
+// its end will do.
 type TB interface {
 	Cleanup(func())
 }
@@ -28,9 +28,9 @@ type Target struct {
 	transport   *http.Transport // nil on loopback
 }
 
-// NewTarget starts a fake on loopback that takes the steps in turn, one for
-// each request, and repeats the last one. Without steps it answers 200 and "{}".
-// It is closed at the end of the test, and whatever it still does then ends.
+// NewTarget starts a fake on a loopback address. It takes the steps one after the other,
+// one for each request, and repeats the last one. Without steps it answers 200 and "{}".
+// It is closed at the end of the test. Steps that are still running are then ended.
 func NewTarget(t TB, steps ...Step) *Target {
 	f := newFake(steps)
 	server := httptest.NewUnstartedServer(nil)
@@ -39,9 +39,9 @@ func NewTarget(t TB, steps ...Step) *Target {
 	return f
 }
 
-// NewMemoryTarget is a [NewTarget] without a network: a real server and a real
-// [http.Transport] over [net.Pipe]. Made within a [testing/synctest] bubble, and
-// used nowhere else, all of its waiting is in virtual time.
+// NewMemoryTarget is like [NewTarget], but without a network: a real server and a real
+// [http.Transport] are connected by [net.Pipe]. If it is made and used only within a
+// [testing/synctest] bubble, everything in it waits in virtual time.
 func NewMemoryTarget(t TB, steps ...Step) *Target {
 	f := newFake(steps)
 	pipes := newPipeListener()
@@ -63,7 +63,7 @@ func (f *Target) start(t TB, server *httptest.Server) {
 	ctx, cancel := context.WithCancel(context.Background())
 	server.Config.Handler = http.HandlerFunc(f.serve)
 	server.Config.BaseContext = func(net.Listener) context.Context { return ctx }
-	server.Config.ErrorLog = log.New(io.Discard, "", 0) // its troubles are on purpose
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // its errors are intended
 	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
 		if state == http.StateNew {
 			f.connections.Add(1)
@@ -77,8 +77,8 @@ func (f *Target) start(t TB, server *httptest.Server) {
 	})
 }
 
-// serve takes the whole request before it acts, so that what was recorded is
-// complete and the end of the client is noticed.
+// serve reads the whole request before it calls the step. So the recorded request is
+// complete, and the server notices when the client disconnects.
 func (f *Target) serve(w http.ResponseWriter, r *http.Request) {
 	request, err := receive(r)
 	if err != nil {
@@ -89,7 +89,7 @@ func (f *Target) serve(w http.ResponseWriter, r *http.Request) {
 	step(w, r)
 }
 
-// Target is a definition that goes to this fake. Add to it what the test is
+// Target returns the definition of a target that uses this fake. Add what the test is
 // about: a method, a path, a policy.
 func (f *Target) Target(name string) fanout.Target {
 	t := fanout.Target{Name: name, URL: f.url}
@@ -99,7 +99,7 @@ func (f *Target) Target(name string) fanout.Target {
 	return t
 }
 
-// For is the definition, but sent to this fake, with the path and query it has:
+// For returns a definition that uses this fake, but keeps the path and query of t. It is
 // for targets that were loaded from a file.
 func (f *Target) For(t fanout.Target) fanout.Target {
 	if u, err := url.Parse(t.URL); err == nil {
@@ -109,18 +109,18 @@ func (f *Target) For(t fanout.Target) fanout.Target {
 	return t
 }
 
-// URL is where the fake listens. That of one in memory means nothing without
-// the transport in [Target.Target].
+// URL returns the address of the fake. For a fake in memory it is useless without the
+// transport that [Target.Target] sets.
 func (f *Target) URL() string { return f.url }
 
-// Requests returns what arrived so far, attempt by attempt.
+// Requests returns the requests that arrived so far, the first one first.
 func (f *Target) Requests() []Request { return f.received.all() }
 
-// Count is how many requests arrived so far.
+// Count returns the number of requests that arrived so far.
 func (f *Target) Count() int { return len(f.received.all()) }
 
-// Wait returns when n requests have arrived, or with ctx's error.
+// Wait waits until n requests have arrived. If ctx ends before, it returns ctx's error.
 func (f *Target) Wait(ctx context.Context, n int) error { return f.received.wait(ctx, n) }
 
-// Connections is how many connections the fake has accepted so far.
+// Connections returns the number of connections that the fake has accepted so far.
 func (f *Target) Connections() int { return int(f.connections.Load()) }

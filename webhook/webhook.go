@@ -1,5 +1,5 @@
 // Package webhook signs requests as the Standard Webhooks specification describes, so
-// that their receivers can tell who sent them:
+// that receivers can verify who sent them:
 //
 //	Sign: webhook.Signer(auth.Env("HOOK_KEY"))
 package webhook
@@ -24,26 +24,29 @@ import (
 // Signer signs as the Standard Webhooks specification describes
 // (https://www.standardwebhooks.com), with three headers:
 //
-//   - webhook-id is the same on all attempts of a delivery: its idempotency key, or the
-//     dispatch's ID if the target takes no key. Receivers recognise repetitions by it.
-//   - webhook-timestamp is fresh on each attempt.
-//   - webhook-signature has one signature for each key, in their order.
+//   - webhook-id is the same for all attempts of a delivery, so that receivers recognize
+//     repetitions. It is the idempotency key, or a hash of the key if that contains a
+//     dot. If the target takes no key, it is the ID of the dispatch.
+//   - webhook-timestamp is new for each attempt.
+//   - webhook-signature has one signature for each key, in the order of the keys.
 //
-// Two keys are for a rotation: add the new one, have the receivers take it, remove the
-// old one. At least one key is required.
+// At least one key is required. Use two keys for a rotation: add the new key, let the
+// receivers accept it, then remove the old one.
 //
-// A key is written as the specification has it: "whsec_" and base64 of 24 to 64
-// bytes is symmetric (HMAC-SHA256); "whsk_" and base64 of an ed25519 private key, or
-// of its 32-byte seed, is asymmetric. Keys are looked up for each attempt. A key that
-// cannot be had or read ends the delivery with [fanout.ErrAuth]; [fanout.New] refuses
-// an [auth.Secret] that is no key. Receivers verify with any library of that
-// specification.
+// A key has the form of the specification. "whsec_" and 24 to 64 bytes in base64 is a
+// symmetric key (HMAC-SHA256). "whsk_" and an ed25519 private key, or its 32-byte seed,
+// in base64 is an asymmetric key. Receivers can verify the signatures with any library
+// for that specification.
+//
+// Keys are looked up for each attempt. If a key cannot be had or is malformed, the
+// delivery ends with [fanout.ErrAuth]. [fanout.New] already refuses an [auth.Secret] that
+// is malformed.
 func Signer(keys ...auth.SecretSource) fanout.Signer { return signer(keys) }
 
 type signer []auth.SecretSource
 
-// Check finds what can never work; [fanout.New] calls it. Of keys it sees those that
-// never change.
+// Check returns an error for what can never work. [fanout.New] calls it. It can only
+// check keys that never change.
 func (s signer) Check() error {
 	if len(s) == 0 {
 		return errors.New("webhook signer without a key")
@@ -84,8 +87,8 @@ func (s signer) Sign(ctx context.Context, r *fanout.Request) error {
 	return nil
 }
 
-// idOf is the same on all attempts. It has no dot, which would make the signed content
-// ambiguous: dots separate its parts.
+// idOf returns an ID that is the same for all attempts. It has no dot: dots separate the
+// parts of the signed content, so a dot in the ID would make it ambiguous.
 func idOf(r *fanout.Request) string {
 	switch {
 	case r.Key == "":

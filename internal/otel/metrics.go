@@ -13,7 +13,7 @@ import (
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 )
 
-// metrics is the instruments. Their names are a promise: see the README's table.
+// metrics holds the instruments. Users rely on their names: see the table in the README.
 type metrics struct {
 	requestDuration  metric.Float64Histogram
 	deliveries       metric.Int64Counter
@@ -42,7 +42,7 @@ type metrics struct {
 	attributes   sync.Map // label → metric.MeasurementOption
 }
 
-// The first are those the conventions give for HTTP.
+// requestBuckets are those that the conventions recommend for HTTP.
 var (
 	requestBuckets  = metric.WithExplicitBucketBoundaries(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 	deliveryBuckets = metric.WithExplicitBucketBoundaries(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -94,31 +94,32 @@ func (m *metrics) init(meter metric.Meter) {
 	}
 }
 
-// Enabled reports whether anybody wants to know of attempts.
+// Enabled reports whether anybody collects metrics of attempts.
 func (m *metrics) Enabled(ctx context.Context) bool { return m.attempts.Enabled(ctx) }
 
-// Gauges are a target's when metrics are collected.
+// Gauges are the values of one target at the time of collection.
 type Gauges struct {
 	Label             string
 	Breaker           int64 // 0 closed, 1 half-open, 2 open
 	InFlight, Waiting int64
 }
 
-// Backlog is a queue's for one label.
+// Backlog is what a queue holds for one label.
 type Backlog struct {
 	Deliveries, DeadLetters int64
 	Oldest                  time.Duration
 	KeepsDead               bool // DeadLetters is known
 }
 
-// Observer is asked when metrics are collected. A backlog that cannot be read is an
-// error, and no backlog: it is not observed as empty.
+// Observer is asked when metrics are collected. If a backlog cannot be read, Queue
+// returns an error. Nothing is observed then, because zero would look like an empty
+// queue.
 type Observer struct {
 	Targets func() []Gauges
 	Queue   func(context.Context) (byLabel map[string]Backlog, err error)
 }
 
-// Observe has the states read when metrics are collected.
+// Observe registers the functions that are called when metrics are collected.
 func (m *metrics) Observe(from Observer) {
 	var err error
 	m.registration, err = m.meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
@@ -150,16 +151,17 @@ func (m *metrics) Observe(from Observer) {
 // Close ends what Observe began.
 func (m *metrics) Close() {
 	if m.registration != nil {
-		_ = m.registration.Unregister() // there is nothing to be done about it
+		_ = m.registration.Unregister() // nothing can be done about an error
 	}
 }
 
-// label is what a measurement says of a delivery.
+// label holds the attributes of one measurement.
 type label struct {
 	target, outcome, class, wait, state string
 }
 
-// labels are made once for each combination, of which there are few.
+// labels makes an option for each combination of attributes once, and keeps it. There are
+// only a few combinations.
 func (m *metrics) labels(l label) metric.MeasurementOption {
 	if option, ok := m.attributes.Load(l); ok {
 		return option.(metric.MeasurementOption)
@@ -186,22 +188,22 @@ func (m *metrics) time(ctx context.Context, histogram metric.Float64Histogram, d
 	}
 }
 
-// Waited measures a wait of a delivery.
+// Waited measures how long a delivery waited.
 func (m *metrics) Waited(ctx context.Context, target *Target, why string, d time.Duration) {
 	m.time(ctx, m.waits, d, label{target: target.Label, wait: why})
 }
 
-// RetryRefused counts a retry that was not made, as the budget was spent.
+// RetryRefused counts a retry that was not made because the budget was spent.
 func (m *metrics) RetryRefused(ctx context.Context, target *Target) {
 	m.count(ctx, m.refusedRetries, label{target: target.Label})
 }
 
-// Compensated counts what became of a compensation.
+// Compensated counts a compensation that ended.
 func (m *metrics) Compensated(ctx context.Context, target *Target, outcome string) {
 	m.count(ctx, m.compensations, label{target: target.Label, outcome: outcome})
 }
 
-// BreakerChanged counts a change of state.
+// BreakerChanged counts a change of a breaker's state.
 func (m *metrics) BreakerChanged(ctx context.Context, target *Target, to string) {
 	m.count(ctx, m.transitions, label{target: target.Label, state: to})
 }
@@ -218,8 +220,9 @@ func (m *metrics) Attempted(ctx context.Context, target *Target, u *url.URL, aga
 	}
 }
 
-// requestAttributes are those of the conventions; of a target whose name has no
-// series of its own, the address has none either.
+// requestAttributes returns the attributes of the conventions. If the target's name
+// shares a series with others, its address is hidden too, because it would make a series
+// of its own.
 func requestAttributes(target *Target, u *url.URL, status int, class string) []attribute.KeyValue {
 	attributes := target.HTTP.attributes(u)
 	if target.Label == OtherLabel {
@@ -249,7 +252,7 @@ func (m *metrics) Submitted(ctx context.Context, targetLabel string) {
 	m.count(ctx, m.submitted, label{target: targetLabel})
 }
 
-// Refused counts a submission for which there was no room.
+// Refused counts a submission that was refused because the queue was full.
 func (m *metrics) Refused(ctx context.Context) { m.count(ctx, m.refused, label{}) }
 
 // Done counts a submitted delivery that ended for good.
@@ -261,7 +264,8 @@ func (m *metrics) Done(ctx context.Context, targetLabel string, closing bool) {
 	}
 }
 
-// DeadLetter counts a delivery that failed for good, and that nobody waits for.
+// DeadLetter counts a delivery that failed for good and whose caller does not wait for
+// it.
 func (m *metrics) DeadLetter(ctx context.Context, targetLabel string) {
 	m.count(ctx, m.deadLetters, label{target: targetLabel})
 }

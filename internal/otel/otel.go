@@ -1,6 +1,6 @@
-// Package otel makes OpenTelemetry's spans and metrics of what a dispatcher tells it.
-// It knows nothing of deliveries: its arguments are what is told, and their classes
-// and texts are safe to show.
+// Package otel makes OpenTelemetry spans and metrics of what a dispatcher tells it. It
+// does not know deliveries: it gets plain values, whose classes and texts are safe to
+// show.
 package otel
 
 import (
@@ -19,17 +19,17 @@ import (
 	"github.com/fanout-go/fanout/internal/guard"
 )
 
-// scope names this library.
+// scope is the name of this library.
 const scope = "github.com/fanout-go/fanout"
 
-// Telemetry is where a dispatcher's spans and metrics go.
+// Telemetry makes the spans and metrics of one dispatcher.
 type Telemetry struct {
 	tracer     trace.Tracer
 	propagator propagation.TextMapPropagator // nil: the global one
 	metrics
 }
 
-// New takes OpenTelemetry's global providers for those that are nil.
+// New uses OpenTelemetry's global providers for arguments that are nil.
 func New(traces trace.TracerProvider, meters metric.MeterProvider, propagator propagation.TextMapPropagator) *Telemetry {
 	if traces == nil {
 		traces = otel.GetTracerProvider()
@@ -45,29 +45,29 @@ func New(traces trace.TracerProvider, meters metric.MeterProvider, propagator pr
 	return t
 }
 
-// MaxLabels is how many targets have time series of their own. All others, and
-// those given in a call, share [OtherLabel]: a million webhooks must not flood a
-// metrics store.
+// MaxLabels is how many targets have time series of their own. All others, and targets
+// given in a call, share [OtherLabel]. Otherwise a million webhooks would flood a metrics
+// store.
 const MaxLabels = 1000
 
-// OtherLabel is what all others share.
+// OtherLabel is the label that all other targets share.
 const OtherLabel = "_other"
 
-// Target is what spans and metrics say of a target.
+// Target holds what spans and metrics need to know about a target.
 type Target struct {
 	Name  string
-	Label string // in metrics: its name, or one it shares
-	HTTP  *HTTP  // nil if it is none
+	Label string // in metrics: the target's name, or the shared label
+	HTTP  *HTTP  // nil if the target is not HTTP
 }
 
-// HTTP is what the conventions for HTTP clients ask for of a target.
+// HTTP holds what the conventions for HTTP clients say about a target.
 type HTTP struct {
 	method   attribute.KeyValue
-	original string // method, if it is none that the conventions know
+	original string // the method, if the conventions do not know it
 	spanName string
 }
 
-// NewHTTP is for a target that is called by this method.
+// NewHTTP is for a target that is called with this method.
 func NewHTTP(method string) *HTTP {
 	switch method {
 	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions, http.MethodTrace, "QUERY":
@@ -80,8 +80,8 @@ func (h *HTTP) attributes(u *url.URL) []attribute.KeyValue {
 	return []attribute.KeyValue{h.method, semconv.ServerAddress(u.Hostname()), semconv.ServerPort(guard.Port(u))}
 }
 
-// Inject writes the span's context into a request. It leaves baggage out, which is for
-// this system and not for strangers, unless a propagator was configured.
+// Inject writes the span's context into a request. It leaves out baggage, which is for
+// our own system and not for strangers, unless a propagator was configured.
 func (t *Telemetry) Inject(ctx context.Context, header http.Header) {
 	propagator := t.propagator
 	if propagator == nil {
@@ -93,10 +93,10 @@ func (t *Telemetry) Inject(ctx context.Context, header http.Header) {
 	propagator.Inject(ctx, propagation.HeaderCarrier(header))
 }
 
-// Failure is an error as it is shown. The zero value is none.
+// Failure is an error as it may be shown. The zero value means no error.
 type Failure struct{ Class, Text string }
 
-// The attributes of this library.
+// The attributes that this library defines.
 const (
 	targetKey        = attribute.Key("fanout.target")
 	outcomeKey       = attribute.Key("fanout.outcome")

@@ -12,20 +12,20 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// There is one span per dispatch and one per delivery, both INTERNAL, and a CLIENT span
-// per attempt, by OpenTelemetry's conventions for HTTP clients.
+// There is one span per dispatch and one per delivery, both INTERNAL. Each attempt has a
+// CLIENT span, as the OpenTelemetry conventions for HTTP clients say.
 
-// Tracing is how a delivery's span is begun.
+// Tracing says how a delivery's span is started.
 type Tracing uint8
 
 // How deliveries are traced.
 const (
 	Untraced Tracing = iota
 	Within           // under the span of the dispatch
-	Apart            // in a trace of its own, with a link to the request's
+	Apart            // in a trace of its own, with a link to the trace of the request
 )
 
-// IDs tell a dispatch from all others.
+// IDs identify a dispatch.
 type IDs struct{ Dispatch, Correlation string }
 
 func (ids IDs) attributes() []attribute.KeyValue {
@@ -34,8 +34,8 @@ func (ids IDs) attributes() []attribute.KeyValue {
 
 var apart = []trace.SpanStartOption{trace.WithNewRoot()}
 
-// start returns no span if there is nobody to make one. Then the context is as it
-// was, so that children cost nothing.
+// start returns a nil span if no tracer is configured. The context is then unchanged, so
+// that children cost nothing.
 func (t *Telemetry) start(ctx context.Context, name string, options ...trace.SpanStartOption) (context.Context, trace.Span) {
 	inner, span := t.tracer.Start(ctx, name, options...)
 	made := span.SpanContext()
@@ -45,7 +45,8 @@ func (t *Telemetry) start(ctx context.Context, name string, options ...trace.Spa
 	return inner, span
 }
 
-// StartDispatch begins a dispatch's span, nil if nobody makes any.
+// StartDispatch starts the span of a dispatch. The span is nil if no tracer is
+// configured.
 func (t *Telemetry) StartDispatch(ctx context.Context, ids IDs, targets int) (context.Context, trace.Span) {
 	inner, span := t.start(ctx, "fanout.dispatch")
 	if span != nil {
@@ -54,8 +55,8 @@ func (t *Telemetry) StartDispatch(ctx context.Context, ids IDs, targets int) (co
 	return inner, span
 }
 
-// StartSubmitted begins the span of a dispatch that was submitted: in a trace of its own,
-// linked to its submitter's.
+// StartSubmitted starts the span of a dispatch that was submitted. It is in a trace of
+// its own, with a link to the trace of its submitter.
 func (t *Telemetry) StartSubmitted(ctx context.Context, ids IDs, targets int) (context.Context, trace.Span) {
 	inner, span := t.start(ctx, "fanout.dispatch", apart...)
 	if span != nil {
@@ -71,7 +72,7 @@ func link(submitter context.Context, span trace.Span) {
 	}
 }
 
-// EndDispatch ends it, with an error's text if there is one.
+// EndDispatch ends the span. If failure is not empty, it is the text of the error.
 func EndDispatch(span trace.Span, failure string) {
 	if failure != "" {
 		span.SetStatus(codes.Error, failure)
@@ -79,7 +80,8 @@ func EndDispatch(span trace.Span, failure string) {
 	span.End()
 }
 
-// StartDelivery begins a delivery's span, nil if nobody makes any.
+// StartDelivery starts the span of a delivery. The span is nil if no tracer is
+// configured.
 func (t *Telemetry) StartDelivery(ctx context.Context, target *Target, ids IDs, how Tracing) trace.Span {
 	name := "deliver " + target.Label
 	attributes := append([]attribute.KeyValue{targetKey.String(target.Name)}, ids.attributes()...)
@@ -96,19 +98,20 @@ func (t *Telemetry) StartDelivery(ctx context.Context, target *Target, ids IDs, 
 	return span
 }
 
-// EndDelivery ends it.
+// EndDelivery ends the span.
 func EndDelivery(span trace.Span, outcome string, attempts int, f Failure) {
 	span.SetAttributes(outcomeKey.String(outcome), attribute.Int("fanout.attempts", attempts))
 	setError(span, f)
 	span.End()
 }
 
-// AddWait is an event of a delivery's span.
+// AddWait adds a wait to a delivery's span, as an event.
 func AddWait(span trace.Span, why string, waited time.Duration) {
 	span.AddEvent("fanout.wait", trace.WithAttributes(waitKey.String(why), attribute.Float64("fanout.wait.duration", waited.Seconds())))
 }
 
-// StartAttempt begins an attempt's span; resends is how many were made before.
+// StartAttempt starts the span of an attempt. resends is the number of attempts before
+// it.
 func (t *Telemetry) StartAttempt(ctx context.Context, target *Target, u *url.URL, resends int) (context.Context, trace.Span) {
 	name, attributes := "send", []attribute.KeyValue{targetKey.String(target.Name)}
 	if h := target.HTTP; h != nil {
@@ -130,7 +133,7 @@ func EndAttempt(span trace.Span, status int, f Failure) {
 		span.SetAttributes(semconv.HTTPResponseStatusCode(status))
 	}
 	switch {
-	case status >= 400: // whatever a Classify made of it
+	case status >= 400: // also if a Classify calls it a success
 		span.SetAttributes(semconv.ErrorTypeKey.String(statusClass(status)))
 		span.SetStatus(codes.Error, "")
 	case status == 0 || status/100 == 2:
@@ -139,13 +142,13 @@ func EndAttempt(span trace.Span, status int, f Failure) {
 	span.End()
 }
 
-// EndUnsent ends the span of an attempt that was not sent after all.
+// EndUnsent ends the span of an attempt that was not sent.
 func EndUnsent(span trace.Span, f Failure) {
 	setError(span, f)
 	span.End()
 }
 
-// setError leaves the caller's own cancel be: that is no failure.
+// setError ignores a cancellation by the caller, which is no failure.
 func setError(span trace.Span, f Failure) {
 	if f.Class != "" && f.Class != "canceled" {
 		span.SetAttributes(semconv.ErrorTypeKey.String(f.Class))
@@ -153,7 +156,7 @@ func setError(span trace.Span, f Failure) {
 	}
 }
 
-// statusClass keeps a hostile target from making up classes.
+// statusClass prevents a hostile target from inventing classes.
 func statusClass(code int) string {
 	if code < 100 || code > 599 {
 		return "_OTHER"
@@ -161,8 +164,8 @@ func statusClass(code int) string {
 	return strconv.Itoa(code)
 }
 
-// redacted keeps scheme and host: the path and the query of a webhook are often
-// the secret that lets one call it.
+// redacted keeps the scheme and host of a URL. The path and query of a webhook are often
+// its secret.
 func redacted(u *url.URL) string {
 	shown := u.Scheme + "://" + u.Host + "/"
 	if u.Path != "" && u.Path != "/" {
