@@ -18,6 +18,7 @@ import (
 // trial is one attempt as a value: what was sent and what came of it, or why nothing
 // was sent. It holds whatever user code does: a panic and a Goexit are trials too.
 type trial struct {
+	number   int       // of the attempt
 	record   Attempt   // what the result tells of it
 	unsent   error     // why nothing was sent; nil if something was
 	verdict  verdict   // what it came to
@@ -26,11 +27,11 @@ type trial struct {
 }
 
 // begin says what is known as long as nothing more is.
-func (tr *trial) begin() { *tr = trial{unsent: ErrGoexit} }
+func (tr *trial) begin(number int) { *tr = trial{number: number, unsent: ErrGoexit} }
 
 // send says that from here on the attempt may take effect.
 func (tr *trial) send(a Attempt, x *exchange) {
-	*tr = trial{record: a, exchange: x, verdict: verdict{reach: unanswered, err: ErrGoexit}}
+	*tr = trial{number: tr.number, record: a, exchange: x, verdict: verdict{reach: unanswered, err: ErrGoexit}}
 }
 
 // panicked says what user code did instead of returning.
@@ -59,6 +60,7 @@ type verdict struct {
 	retry     bool          // a further attempt could mend it
 	throttled bool          // the target asked for less
 	expired   bool          // it took the credentials for stale, and they can be renewed
+	renew     bool          // so they are: it is the first time
 	hint      time.Duration // its Retry-After
 	vote      vote
 }
@@ -66,10 +68,14 @@ type verdict struct {
 // judge says what an attempt came to, of which the target's answer and error are all
 // that is known.
 func judge(t *target, response *Response, err error) verdict {
+	var v verdict
 	if err != nil {
-		return judgeError(t, err)
+		v = judgeError(t, err)
+	} else {
+		v = judgeAnswer(t, response)
 	}
-	return judgeAnswer(t, response)
+	v.err = foreign(v.err)
+	return v
 }
 
 // judgeAnswer judges an answer that was read whole.
@@ -203,9 +209,9 @@ type clock struct {
 	next                    *clock
 }
 
-func startClock(ctx context.Context, timeout, attemptTimeout time.Duration) *clock {
-	c := &clock{ctx: ctx, started: time.Now(), timeout: timeout, attemptTimeout: attemptTimeout}
-	if attemptTimeout < 0 || (timeout > 0 && timeout <= attemptTimeout) { // the whole delivery's serves
+func startClock(ctx context.Context, t *target) *clock {
+	c := &clock{ctx: ctx, started: time.Now(), timeout: t.policy.Timeout, attemptTimeout: t.policy.AttemptTimeout}
+	if c.attemptTimeout < 0 || (c.timeout > 0 && c.timeout <= c.attemptTimeout) { // the whole delivery's serves
 		c.first, c.cancelFirst = c.total(), func() {}
 	} else {
 		c.first, c.cancelFirst = withTimeout(ctx, c.attemptTimeout, ErrAttemptTimeout)
@@ -230,8 +236,8 @@ func (c *clock) late(now time.Time) bool {
 	return c.attemptTimeout > 0 && now.Sub(c.started) > c.attemptTimeout/10
 }
 
-func (c *clock) fits(timeout, attemptTimeout time.Duration) bool {
-	return c.timeout == timeout && c.attemptTimeout == attemptTimeout
+func (c *clock) fits(t *target) bool {
+	return c.timeout == t.policy.Timeout && c.attemptTimeout == t.policy.AttemptTimeout
 }
 
 func (c *clock) stop() {

@@ -114,11 +114,16 @@ func TestVerdict_OnAProtocolOfTheUsersOwnIsUnknown(t *testing.T) {
 
 // Over HTTP/2 the request may go out after RoundTrip has returned.
 func TestVerdict_OnAnAttemptCutShortOverHTTP2IsUnknown(t *testing.T) {
+	ctx, giveUp := context.WithCancel(t.Context())
 	ca := newAuthority(t)
-	server := ca.serveTLS(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, func(*x509.Certificate) {})
+	server := ca.serveTLS(t, func(_ http.ResponseWriter, r *http.Request) {
+		giveUp()
+		<-r.Context().Done()
+	}, func(*x509.Certificate) {})
 	server.TLS.NextProtos = []string{"h2"}
 	transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: ca.pool()}}
-	r := deliverTo(t, fanout.Target{URL: server.URL, Transport: transport}, unkeyed)
+	target := fanout.Target{Name: "crm", URL: server.URL, Transport: transport, Policy: fanout.Policy{AttemptTimeout: -1}}
+	r := dispatch(ctx, newDispatcher(t, target))["crm"]
 	assert.Equal(t, fanout.Unknown, r.Outcome)
 	assert.Len(t, r.Attempts, 1)
 	transport.CloseIdleConnections()

@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/fanout-go/fanout/internal/otel"
+	"github.com/fanout-go/fanout/internal/redact"
 )
 
 // delivery is one payload on its way to one target. Nothing but this file writes it: what
@@ -30,8 +31,9 @@ type delivery struct {
 	first    *exchange // in which the first attempt is made
 	waits    schedule
 	span     trace.Span // nil if it is not traced
-	verdict  verdict    // on the latest attempt that was sent
-	sent     *exchange  // its request
+	number   int        // of the latest attempt that was sent
+	verdict  verdict    // on it, or on the one of two that counts
+	stale    *exchange  // was answered with 401, and its credentials are to be renewed; or nil
 	result   Result
 }
 
@@ -78,14 +80,14 @@ func (dl *delivery) deliver() error {
 	if err := dl.prepare(); err != nil {
 		return err
 	}
-	paid := 0 // the number of the attempt that is paid for
+	paid := false // there is a token for the coming attempt
 	defer func() {
-		if paid > len(dl.result.Attempts) {
+		if paid {
 			dl.gates.budget.giveBack()
 		}
 	}()
 	for {
-		tr := dl.attempt()
+		tr := dl.attempt(&paid)
 		switch {
 		case tr.unsent != nil:
 			if why, passing := passing(tr.unsent); passing && dl.holdOn(why) {
@@ -96,12 +98,9 @@ func (dl *delivery) deliver() error {
 			dl.gates.budget.success()
 			return nil
 		}
-		wait, free, err := dl.nextWait()
+		wait, err := dl.nextWait(&paid)
 		if err != nil {
 			return err
-		}
-		if !free {
-			paid = len(dl.result.Attempts) + 1
 		}
 		began := time.Now()
 		err = sleep(dl.clock.total(), wait)
@@ -113,23 +112,30 @@ func (dl *delivery) deliver() error {
 }
 
 // attempt makes one attempt, or two of which one counts, and keeps them, though user
-// code calls Goexit.
-func (dl *delivery) attempt() (tr trial) {
+// code calls Goexit. It spends the token that was paid if the attempt is sent; a hedge
+// has one of its own.
+func (dl *delivery) attempt(paid *bool) (tr trial) {
 	if after, ok := dl.hedgedAfter(); ok {
 		r := dl.newRace()
-		defer func() { tr = dl.keepAll(r) }()
+		defer func() {
+			*paid = *paid && r.trials[0].unsent != nil
+			tr = dl.keepAll(r)
+		}()
 		r.run(after)
 		return tr
 	}
-	defer func() { dl.keep(&tr) }()
-	dl.try(&tr, turn{number: len(dl.result.Attempts) + 1, kind: dl.kind})
+	defer func() {
+		*paid = *paid && tr.unsent != nil
+		dl.keep(&tr)
+	}()
+	dl.try(&tr, turn{number: dl.number + 1, kind: dl.kind})
 	return tr
 }
 
 // try makes one attempt: it passes the gates and sends. It changes nothing but tr, which
 // holds whatever user code does.
 func (dl *delivery) try(tr *trial, n turn) {
-	tr.begin()
+	tr.begin(n.number)
 	w := dl.watch()
 	var span trace.Span
 	defer func() { w.breakerChanged(dl.clock.ctx, dl.gates.breaker.takeChanges()) }()
@@ -145,7 +151,7 @@ func (dl *delivery) try(tr *trial, n turn) {
 		if tr.delivers() {
 			dl.gates.hedging.took(tr.record.Duration)
 		}
-		w.attemptEnded(dl.clock.ctx, span, dl.requestOf(tr.exchange, n), &tr.record, n.number)
+		w.attemptEnded(dl.clock.ctx, span, tr.exchange.sent, &tr.record, n.number)
 	}()
 	if err := dl.passGates(tr, &span, n); err != nil {
 		tr.unsent = err
@@ -174,30 +180,35 @@ func (dl *delivery) passGates(tr *trial, span *trace.Span, n turn) error {
 		return ErrBreakerOpen
 	}
 
-	if !gates.rateLimit.allow(now) {
+	limited := !gates.rateLimit.allow(now)
+	if limited {
 		shared = false
-		err := gates.rateLimit.wait(total())
-		dl.waited(WaitRateLimit, now)
-		if err != nil {
+		if err := gates.rateLimit.wait(total()); err != nil {
+			dl.waited(WaitRateLimit, now)
 			return err
 		}
 	}
-	defer func() {
+	defer func() { // before a hook is told, which may call Goexit
 		if tr.unsent != nil {
 			gates.rateLimit.giveBack()
 		}
 	}()
+	if limited {
+		dl.waited(WaitRateLimit, now)
+	}
 
+	began := time.Time{}
 	if !gates.bulkhead.tryEnter() {
-		shared = false
-		began := time.Now()
-		err := gates.bulkhead.enter(total())
-		dl.waited(WaitBulkhead, began)
-		if err != nil {
+		shared, began = false, time.Now()
+		if err := gates.bulkhead.enter(total()); err != nil {
+			dl.waited(WaitBulkhead, began)
 			return err
 		}
 	}
 	defer gates.bulkhead.leave()
+	if !began.IsZero() {
+		dl.waited(WaitBulkhead, began)
+	}
 
 	admission, err := gates.breaker.admit()
 	if err != nil {
@@ -216,7 +227,7 @@ func (dl *delivery) passGates(tr *trial, span *trace.Span, n turn) error {
 // send builds the request, signs it, sends it, reads the answer and judges it.
 func (dl *delivery) send(ctx context.Context, tr *trial, span *trace.Span, n turn, now time.Time) error {
 	t, w, x := dl.target, dl.watch(), dl.exchange(n)
-	r := dl.requestOf(x, n)
+	r := x.sent
 	ctx, *span = w.attemptStarted(ctx, r, n.number-1)
 	if err := t.build(ctx, x, r); err != nil {
 		return err
@@ -229,7 +240,8 @@ func (dl *delivery) send(ctx context.Context, tr *trial, span *trace.Span, n tur
 		tr.response, tr.record.StatusCode = response, response.StatusCode
 	}
 	v := judge(t, response, err)
-	tr.record.renewed = v.expired && !dl.renewed()
+	v.renew = v.expired && !dl.renewed()
+	tr.record.renewed = v.renew
 	tr.verdict = dl.cutShort(ctx, v)
 	return nil
 }
@@ -239,22 +251,19 @@ func (dl *delivery) exchange(n turn) *exchange {
 	if n.number == 1 {
 		return dl.first
 	}
-	r := dl.request
-	r.Attempt = n.number
-	r.RequestID = strings.TrimSuffix(dl.id, firstAttempt) + "." + strconv.Itoa(n.number)
-	x := &exchange{answer: new(Response), numbered: &r}
-	if last(dl.result.Attempts).renewed {
-		x.refused = &dl.sent.request
+	later := &struct { // in one piece
+		exchange
+		request Request
+		answer  Response
+	}{request: dl.request}
+	later.request.Attempt = n.number
+	later.request.RequestID = strings.TrimSuffix(dl.id, firstAttempt) + "." + strconv.Itoa(n.number)
+	x := &later.exchange
+	x.sent, x.answer = &later.request, &later.answer
+	if dl.stale != nil {
+		x.refused = &dl.stale.request
 	}
 	return x
-}
-
-// requestOf is what an attempt sends.
-func (dl *delivery) requestOf(x *exchange, n turn) *Request {
-	if n.number == 1 {
-		return &dl.request
-	}
-	return x.numbered
 }
 
 // cutShort amends the verdict on an attempt whose context ended: the caller's
@@ -281,7 +290,7 @@ func (dl *delivery) hedgedAfter() (after time.Duration, ok bool) {
 }
 
 func (dl *delivery) newRace() *race {
-	number := len(dl.result.Attempts) + 1
+	number := dl.number + 1
 	return &race{
 		turns: [2]turn{{number: number, kind: dl.kind}, {number: number + 1, kind: HedgeAttempt}},
 		clock: dl.clock, budget: dl.gates.budget, try: dl.try,
@@ -295,31 +304,28 @@ func (dl *delivery) keep(tr *trial) {
 	if tr.unsent != nil {
 		return
 	}
-	dl.verdict, dl.sent = tr.verdict, tr.exchange
+	dl.number, dl.verdict = tr.number, tr.verdict
+	switch {
+	case tr.verdict.renew:
+		dl.stale = tr.exchange
+	case tr.exchange.refused != nil: // renewed
+		dl.stale = nil
+	}
 	dl.result.Attempts = append(dl.result.Attempts, tr.record)
 	dl.result.Response = cmp.Or(tr.response, dl.result.Response)
 }
 
-// keepAll adds an attempt and its hedge, and returns the one that counts, which is kept
-// last in all but the order of the attempts.
+// keepAll adds an attempt and its hedge, and returns the one that counts.
 func (dl *delivery) keepAll(r *race) trial {
-	counts := r.counts()
 	for i := range r.trials[:r.started] {
 		dl.keep(&r.trials[i])
 	}
+	counts := r.counts()
 	if counts.unsent == nil {
-		dl.verdict, dl.sent = counts.verdict, counts.exchange
+		dl.verdict = counts.verdict
 		dl.result.Response = cmp.Or(counts.response, dl.result.Response)
 	}
 	return *counts
-}
-
-// last is the zero Attempt if there is none.
-func last(attempts []Attempt) Attempt {
-	if len(attempts) == 0 {
-		return Attempt{}
-	}
-	return attempts[len(attempts)-1]
 }
 
 // renewed reports whether the delivery's credentials were renewed already.
@@ -327,35 +333,38 @@ func (dl *delivery) renewed() bool {
 	return slices.ContainsFunc(dl.result.Attempts, func(a Attempt) bool { return a.renewed })
 }
 
-// nextWait is how long to wait before the next attempt, or why there is none.
-// A wait is paid for from the retry budget, unless it is free.
-func (dl *delivery) nextWait() (wait time.Duration, free bool, err error) {
+// nextWait is how long to wait before the next attempt, or why there is none. The attempt
+// is paid for from the retry budget, unless it is already.
+func (dl *delivery) nextWait(paid *bool) (time.Duration, error) {
 	t, v, ctx := dl.target, &dl.verdict, dl.clock.total()
 	switch {
 	case ctx.Err() != nil:
-		return 0, false, endOf(ctx)
-	case !v.retry, v.expired && !last(dl.result.Attempts).renewed:
-		return 0, false, ErrNotRetried
+		return 0, endOf(ctx)
+	case !v.retry, v.expired && !v.renew:
+		return 0, ErrNotRetried
 	case v.reach != notSent && !t.repeatable(): // also after the last attempt: a queue must not repeat it either
-		return 0, false, ErrNotIdempotent
+		return 0, ErrNotIdempotent
 	case len(dl.result.Attempts) >= t.policy.Retry.MaxAttempts:
-		return 0, false, ErrAttemptsExhausted
+		return 0, ErrAttemptsExhausted
 	}
-	wait = dl.waits.next(&t.policy.Retry, v.throttled, v.hint)
+	wait := dl.waits.next(&t.policy.Retry, v.throttled, v.hint)
 	if deadline, ok := ctx.Deadline(); ok && wait >= time.Until(deadline) {
-		return 0, false, ErrNoTimeLeft
+		return 0, ErrNoTimeLeft
 	}
 	if v.expired {
-		return wait, true, nil // for our own credentials, once in a delivery: no storm
+		return wait, nil // for our own credentials, once in a delivery: no storm
 	}
-	for !dl.gates.budget.take() {
+	for !*paid {
+		if *paid = dl.gates.budget.take(); *paid {
+			break
+		}
 		w := dl.watch()
 		w.retryRefused(dl.clock.ctx)
 		if !dl.holdOn(WaitBudget) {
-			return 0, false, ErrRetryBudget
+			return 0, ErrRetryBudget
 		}
 	}
-	return wait, false, nil
+	return wait, nil
 }
 
 // passing reports whether what kept an attempt from being made may soon be over.
@@ -406,21 +415,8 @@ func (dl *delivery) finish(reason error) {
 	if errors.Is(dl.verdict.err, ErrGoexit) && errors.Is(reason, ErrGoexit) {
 		reason = ErrNotRetried
 	}
-	r.Outcome = dl.failure()
+	r.Outcome = failed(r.Attempts)
 	r.err = &TargetError{Target: r.Target, Outcome: r.Outcome, Attempts: len(r.Attempts), Reason: reason, Err: dl.verdict.err}
-}
-
-// failure is Unknown if any attempt went unanswered: that one may have taken effect,
-// whatever a later one was answered.
-func (dl *delivery) failure() Outcome {
-	switch {
-	case slices.ContainsFunc(dl.result.Attempts, func(a Attempt) bool { return a.reach == unanswered }):
-		return Unknown
-	case len(dl.result.Attempts) == 0:
-		return Rejected
-	default:
-		return Failed
-	}
 }
 
 // prepare lets the user shape the request, once for all attempts: an idempotency
@@ -440,7 +436,7 @@ func (dl *delivery) prepare() error {
 	}
 	given, w := dl.request, dl.watch()
 	if err := t.Prepare(w.within(dl.clock.total()), &dl.request); err != nil {
-		return fmt.Errorf("%w: %w", ErrPrepare, err)
+		return fmt.Errorf("%w: %w", ErrPrepare, foreign(redact.URL(err)))
 	}
 	return t.checkPrepared(&given, &dl.request)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
@@ -58,7 +57,7 @@ func newDispatch(ctx context.Context, s setting, p *Payload, chosen *selection) 
 		dl.result.Attempts = attempts[i : i : i+1]
 		dl.result.position = int32(i)
 		if chosen.graph == nil || len(chosen.graph.after[i]) == 0 {
-			dl.clock = d.clock(t.policy.Timeout, t.policy.AttemptTimeout) // those that come after others start their own
+			dl.clock = d.clock(t) // those that come after others start their own
 		}
 	}
 	return d
@@ -70,6 +69,7 @@ func (d *dispatch) lay(dl *delivery, t *target, x *exchange) {
 	key := t.keyFor(d.payload, strings.TrimSuffix(dl.id, firstAttempt))
 	dl.request = t.request(d.payload, key)
 	dl.request.RequestID, dl.request.Attempt = dl.id, 1
+	x.sent = &dl.request
 	dl.result.Target, dl.result.Optional, dl.result.Payload, dl.result.Key = t.Name, t.Optional, d.payload, key
 }
 
@@ -93,14 +93,14 @@ func requestIDs(dispatchID string, targets []*target) string {
 	return b.String()
 }
 
-// clock finds or starts the one for deliveries with these timeouts.
-func (d *dispatch) clock(timeout, attemptTimeout time.Duration) *clock {
+// clock finds or starts the one for deliveries with this target's timeouts.
+func (d *dispatch) clock(t *target) *clock {
 	for c := d.clocks; c != nil; c = c.next {
-		if c.fits(timeout, attemptTimeout) {
+		if c.fits(t) {
 			return c
 		}
 	}
-	c := startClock(d.ctx, timeout, attemptTimeout)
+	c := startClock(d.ctx, t)
 	c.next, d.clocks = d.clocks, c
 	return c
 }
@@ -134,11 +134,6 @@ func (d *dispatch) patient() bool {
 	return d.patience != nil && d.patience()
 }
 
-// startClock is for a target that comes after others, and starts its own.
-func (d *dispatch) startClock(ctx context.Context, t *target) *clock {
-	return startClock(ctx, t.policy.Timeout, t.policy.AttemptTimeout)
-}
-
 // underWay is the result of a delivery that is left to go on.
 func (d *dispatch) underWay(i int) Result {
 	dl := &d.deliveries[i]
@@ -151,7 +146,7 @@ func (d *dispatch) underWay(i int) Result {
 // single makes one more delivery, for a target that stands in for another or undoes what
 // it did. It is made on a goroutine of its own, so that a Goexit of user code ends no more.
 func (d *dispatch) single(ctx context.Context, t *target, kind AttemptKind, earlier Results) Result {
-	dl := &delivery{kind: kind, clock: d.startClock(ctx, t), id: requestIDs(d.payload.ID, []*target{t})}
+	dl := &delivery{kind: kind, clock: startClock(ctx, t), id: requestIDs(d.payload.ID, []*target{t})}
 	d.lay(dl, t, &exchange{answer: new(Response)})
 	defer dl.gates.release()
 	defer dl.clock.stop()

@@ -66,3 +66,38 @@ func TestPanicError_HidesAddresses(t *testing.T) {
 		assert.NotContains(t, err.Error(), "s3cr3t")
 	}
 }
+
+func TestErrInvalid_OfADispatchWithinASenderIsNotTheOuterOnes(t *testing.T) {
+	inner := newDispatcher(t)
+	nested := sending("nested", func(ctx context.Context, _ *fanout.Request) (*fanout.Response, error) {
+		_, err := inner.Dispatch(ctx, "hello")
+		return nil, err
+	})
+	nested.Retry.MaxAttempts = 1
+	_, err := newDispatcher(t, nested, via("crm", answering(200))).Dispatch(t.Context(), "hello")
+	require.ErrorContains(t, err, "no targets are configured")
+	require.ErrorIs(t, err, fanout.ErrNoTargets, "what it says is not hidden")
+	require.NotErrorIs(t, err, fanout.ErrInvalid, "crm was delivered to")
+	assert.NotErrorAs(t, err, new(*fanout.RefusedError))
+}
+
+func TestErrors_OfPrepareLookupAndQueuesShowNoURL(t *testing.T) {
+	secret := &url.Error{Op: "Get", URL: "https://x.example/hook?token=s3cr3t", Err: errors.New("refused")}
+	target := via("crm", answering(200))
+	target.Prepare = func(context.Context, *fanout.Request) error { return secret }
+	_, prepared := newDispatcher(t, target).Dispatch(t.Context(), "hello")
+	_, lookedUp := newWith(t, fanout.Config{Lookup: func(context.Context, string) (fanout.Target, error) { return fanout.Target{}, secret }}).
+		Dispatch(t.Context(), "hello", fanout.To("x"))
+	_, queued := newWith(t, fanout.Config{Queue: refusingQueue{err: secret}, Targets: []fanout.Target{via("crm", answering(200))}}).Submit(t.Context(), "hello")
+	for _, err := range []error{prepared, lookedUp, queued} {
+		require.ErrorIs(t, err, secret)
+		assert.NotContains(t, err.Error(), "s3cr3t")
+	}
+}
+
+// refusingQueue accepts nothing.
+type refusingQueue struct{ err error }
+
+func (refusingQueue) Start(*fanout.Worker) error                        { return nil }
+func (q refusingQueue) Submit(context.Context, []fanout.Delivery) error { return q.err }
+func (refusingQueue) Close(context.Context) error                       { return nil }

@@ -3,7 +3,6 @@ package fanout
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -16,7 +15,9 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/fanout-go/fanout/internal/ids"
+	"github.com/fanout-go/fanout/internal/lifetime"
 	"github.com/fanout-go/fanout/internal/otel"
+	"github.com/fanout-go/fanout/internal/redact"
 )
 
 // Config is what a [Dispatcher] is made of.
@@ -96,8 +97,9 @@ type Dispatcher struct {
 	observer        *observer
 	validator       func(context.Context, *Payload) error
 	maxPayloadBytes int
-	work            work
-	setting         setting // of its dispatches
+	work            lifetime.Group // dispatches under way, and the queue
+	ending          sync.Once      // what Close does when the queue has ended
+	setting         setting        // of its dispatches
 }
 
 // New checks the configuration and makes a dispatcher of it. Its error names
@@ -114,12 +116,12 @@ func New(config Config) (*Dispatcher, error) {
 		validator:       config.Validate,
 		maxPayloadBytes: cmp.Or(config.MaxPayloadBytes, defaultMaxPayloadBytes),
 	}
-	d.work.init()
-	d.setting = setting{observer: d.observer, gatesOf: d.targets.gatesOf, overtime: d.work.overtime}
-	connect := &transports{closing: d.work.closing}
+	d.work.Init()
+	d.setting = setting{observer: d.observer, gatesOf: d.targets.gatesOf, overtime: d.work.Overtime}
+	connect := &transports{closing: d.work.Closing}
 	d.targets.builder = builder{
 		defaults: config.Defaults.over(Policy{}), transport: config.Transport, transports: connect,
-		inject: d.observer.otel.Inject, lifetime: d.work.closing,
+		inject: d.observer.otel.Inject, lifetime: d.work.Closing,
 	}
 	d.targets.lookup = config.Lookup
 	if config.Transport == nil {
@@ -160,19 +162,19 @@ func New(config Config) (*Dispatcher, error) {
 // another failed.
 func (d *Dispatcher) Dispatch(ctx context.Context, payload any, options ...DispatchOption) (Results, error) {
 	o := dispatchOptions(options)
-	if err := d.work.begin(); err != nil {
-		return d.refuse(o, err), &RefusedError{err}
+	if !d.work.Begin() {
+		return d.refuse(o, ErrClosed), &RefusedError{ErrClosed}
 	}
-	defer d.work.end()
+	defer d.work.End()
 	p := new(Payload)
-	chosen, err := d.plan(ctx, p, payload, o)
+	chosen, _, err := d.plan(ctx, p, payload, o)
 	if err != nil {
 		d.observer.inputRefused(ctx, err)
 		return d.refuse(o, err), &RefusedError{err}
 	}
 	results := d.run(ctx, p, chosen, o.quorum)
 	err = o.quorum.err(results)
-	d.observer.log.dispatch(ctx, p, results, err)
+	d.observer.dispatchDone(ctx, p, results, err)
 	if chosen.graph != nil {
 		d.tellUndone(ctx, results)
 	}
@@ -196,25 +198,25 @@ func (d *Dispatcher) Dispatch(ctx context.Context, payload any, options ...Dispa
 // nothing: it is [Rejected], and told like any other failure. With the queue in memory,
 // what was accepted is lost if the process dies; [Dispatcher.Close] waits for it.
 func (d *Dispatcher) Submit(ctx context.Context, payload any, options ...SubmitOption) (id string, err error) {
-	if err := d.work.begin(); err != nil {
-		return "", &RefusedError{err}
+	if !d.work.Begin() {
+		return "", &RefusedError{ErrClosed}
 	}
-	defer d.work.end()
+	defer d.work.End()
 	o := submitOptions(options)
 	s := new(submission)
-	chosen, err := d.plan(ctx, &s.payload, payload, o)
+	chosen, named, err := d.plan(ctx, &s.payload, payload, o)
 	if err != nil {
 		d.observer.inputRefused(ctx, err)
 		return "", &RefusedError{err}
 	}
-	deliveries := s.deliveries(chosen, o.queue)
+	deliveries := s.deliveries(chosen, named, o.queue)
 	err = d.queue.Submit(ctx, deliveries)
 	if err != nil {
 		d.observer.submitRefused(ctx, err)
-		return "", &RefusedError{err}
+		return "", &RefusedError{redact.URL(err)}
 	}
 	for _, t := range chosen.targets {
-		d.observer.otel.Submitted(ctx, t.shown.Label)
+		d.observer.submitted(ctx, &t.shown)
 	}
 	return s.payload.ID, nil
 }
@@ -226,10 +228,10 @@ func (d *Dispatcher) Submit(ctx context.Context, payload any, options ...SubmitO
 // [New] or [ErrClosed], nothing has changed. An idle target costs about 2.8 KiB and
 // no goroutine.
 func (d *Dispatcher) SetTargets(targets ...Target) error {
-	if err := d.work.begin(); err != nil {
-		return &RefusedError{err}
+	if !d.work.Begin() {
+		return &RefusedError{ErrClosed}
 	}
-	defer d.work.end()
+	defer d.work.End()
 	if err := d.targets.setAll(targets); err != nil {
 		d.observer.inputRefused(context.Background(), err)
 		return err
@@ -292,11 +294,14 @@ func (d *Dispatcher) Close(ctx context.Context) error {
 		ctx, cancel = context.WithTimeout(ctx, drainTimeout)
 		defer cancel()
 	}
-	d.work.close()
-	defer context.AfterFunc(ctx, d.work.timeIsUp)()
+	d.work.Close()
+	defer context.AfterFunc(ctx, d.work.TimeIsUp)()
 	err := d.queue.Close(ctx)
-	d.work.ending.Do(func() { d.endQueue(ctx, err) })
-	return join(err, d.work.wait(ctx))
+	d.ending.Do(func() { d.endQueue(ctx, err) })
+	if running := d.work.Wait(ctx, cutShortGrace); running > 0 {
+		err = join(err, fmt.Errorf("fanout: closed with %d dispatches under way: %w", running, ctx.Err()))
+	}
+	return err
 }
 
 func (d *Dispatcher) endQueue(ctx context.Context, err error) {
@@ -306,37 +311,32 @@ func (d *Dispatcher) endQueue(ctx context.Context, err error) {
 		}
 	}
 	d.observer.otel.Close()
-	d.work.end()
+	d.work.End()
 }
 
-var (
-	errNilContext = invalid("Context", "nil")
-	errNoPayload  = errors.New("the queue gave no payload")
-)
+var errNilContext = invalid("Context", "nil")
 
 // plan fills the payload in and checks all there is to check, so that nothing is sent if
-// anything is wrong.
-func (d *Dispatcher) plan(ctx context.Context, p *Payload, given any, o *options) (*selection, error) {
+// anything is wrong. It reports whether the caller named the dispatch.
+func (d *Dispatcher) plan(ctx context.Context, p *Payload, given any, o *options) (chosen *selection, named bool, err error) {
 	if ctx == nil {
-		return nil, errNilContext
+		return nil, false, errNilContext
 	}
-	chosen, err := d.targets.choose(ctx, o)
-	if err != nil {
-		return nil, err
+	if chosen, err = d.targets.choose(ctx, o); err != nil {
+		return nil, false, err
 	}
 	if err := p.fill(given); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if err := chosen.allows(o); err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	p.named = p.ID != ""
-	if !p.named {
+	if named = p.ID != ""; !named {
 		p.ID = ids.New()
 	}
 	p.Key = cmp.Or(p.Key, p.ID)
 	p.CorrelationID = cmp.Or(p.CorrelationID, CorrelationID(ctx), p.ID)
-	return chosen, d.validate(ctx, p, chosen)
+	return chosen, named, d.validate(ctx, p, chosen)
 }
 
 // refuse gives every target of a dispatch that was not begun its entry.
@@ -397,9 +397,13 @@ func (d *Dispatcher) runQuorum(ctx context.Context, p *Payload, chosen *selectio
 	if !q.leaveRest {
 		return q.cutRest(ctx, begin, ended)
 	}
-	d.work.resume()
-	return q.leave(ctx, d.work.overtime, begin, func(ctx context.Context, made *dispatch, results Results, late []string) {
-		defer d.work.end()
+	underWay := func(ctx context.Context) *dispatch {
+		p := begin(ctx) // which may panic, by code of the caller's context
+		d.work.Resume()
+		return p
+	}
+	return q.leave(ctx, d.work.Overtime, underWay, func(ctx context.Context, made *dispatch, results Results, late []string) {
+		defer d.work.End()
 		ended(made, results)
 		for _, name := range late {
 			d.tellLate(ctx, results[name])
@@ -407,44 +411,19 @@ func (d *Dispatcher) runQuorum(ctx context.Context, p *Payload, chosen *selectio
 	})
 }
 
-// submission is one payload that is being submitted, in one piece with its delivery if it
-// has one.
-type submission struct {
-	payload Payload
-	single  [1]Delivery
-}
-
-// deliveries are one for each target, or one for all if they depend on each other.
-func (s *submission) deliveries(chosen *selection, asked []QueueOption) []Delivery {
-	n := len(chosen.targets)
-	if chosen.graph != nil {
-		n = 1
+// deliver makes one round of a queue's delivery, whatever code of its context does.
+func (d *Dispatcher) deliver(ctx context.Context, dl *Delivery, r *Round) (results []Result, left error) {
+	if dl == nil {
+		return nil, errNoDelivery
 	}
-	deliveries := s.single[:]
-	if n > 1 {
-		deliveries = make([]Delivery, n)
-	}
-	now := time.Now()
-	for i := range deliveries {
-		deliveries[i] = Delivery{Payload: &s.payload, Named: s.payload.named, Submitted: now, Options: asked}
-		if chosen.graph != nil {
-			deliveries[i].Targets, deliveries[i].targets = chosen.names, chosen.targets
-			deliveries[i].Chained, deliveries[i].graph = true, chosen.graph
-			continue
+	defer func() {
+		if p := recover(); p != nil {
+			results, left = dl.Results(Rejected, newPanicError(p)), nil
 		}
-		deliveries[i].Targets, deliveries[i].targets = chosen.names[i:i+1:i+1], chosen.targets[i:i+1:i+1]
-		deliveries[i].Optional = chosen.targets[i].Optional
-		deliveries[i].position = int32(i)
-	}
-	return deliveries
-}
-
-// deliver makes one round of a queue's delivery.
-func (d *Dispatcher) deliver(ctx context.Context, dl *Delivery, r *Round) ([]Result, error) {
+	}()
 	if dl.Payload == nil {
 		return dl.Results(Rejected, errNoPayload), nil
 	}
-	p := dl.Payload.whole()
 	chosen, err := d.chosenFor(ctx, dl)
 	if err != nil {
 		if r.Note == nil || !dl.Chained {
@@ -452,11 +431,15 @@ func (d *Dispatcher) deliver(ctx context.Context, dl *Delivery, r *Round) ([]Res
 		}
 		return dl.Results(Rejected, err), unmade(dl.Payload, dl.Targets[0], Rejected, err).err
 	}
+	return d.makeRound(ctx, dl, chosen, r)
+}
+
+func (d *Dispatcher) makeRound(ctx context.Context, dl *Delivery, chosen *selection, r *Round) ([]Result, error) {
 	ctx, j := newJournal(ctx, r)
 	defer j.close()
 	s := d.setting
 	s.submitted, s.patience = true, r.Patient
-	made := newDispatch(ctx, s, p, chosen)
+	made := newDispatch(ctx, s, dl.Payload.whole(), chosen)
 	var results Results
 	var left error
 	if chosen.graph == nil {
@@ -482,7 +465,7 @@ func (d *Dispatcher) chosenFor(ctx context.Context, dl *Delivery) (*selection, e
 
 // done tells of a submitted delivery that has ended.
 func (d *Dispatcher) done(ctx context.Context, r Result) {
-	d.observer.settled(ctx, final{Result: r, label: d.targets.label(r.Target), queued: true, closing: d.work.isClosed()})
+	d.observer.settled(ctx, final{Result: r, label: d.targets.label(r.Target), queued: true, closing: d.work.IsClosed()})
 }
 
 // tellLate tells of a delivery that was left to finish.
@@ -511,98 +494,4 @@ func (d *Dispatcher) gauges() otel.Observer {
 			return byLabel(backlog, d.TargetNames(), d.targets.label), nil
 		},
 	}
-}
-
-// work is what is under way, for Close to wait for.
-type work struct {
-	mu       sync.Mutex
-	running  int // dispatches under way, and the queue
-	closed   bool
-	finished chan struct{} // closed when nothing is running any more
-	ending   sync.Once     // what Close does when the queue has ended
-
-	overtime context.Context // ends when Close has waited long enough
-	timeIsUp context.CancelFunc
-	closing  context.Context // ends when nothing is running any more
-	hangUp   context.CancelFunc
-}
-
-// init counts the queue as under way.
-func (w *work) init() {
-	w.running = 1
-	w.finished = make(chan struct{})
-	w.overtime, w.timeIsUp = context.WithCancel(context.Background())
-	w.closing, w.hangUp = context.WithCancel(context.Background())
-}
-
-// begin counts one more that is under way.
-func (w *work) begin() error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.closed {
-		return ErrClosed
-	}
-	w.running++
-	return nil
-}
-
-// resume is begin for what is part of something that has begun.
-func (w *work) resume() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.running++
-}
-
-func (w *work) end() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.running--
-	if w.running == 0 {
-		close(w.finished)
-		w.hangUp()
-	}
-}
-
-// close lets nothing more begin.
-func (w *work) close() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.closed = true
-}
-
-func (w *work) isClosed() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.closed
-}
-
-// wait returns when all has ended, or shortly after ctx has.
-func (w *work) wait(ctx context.Context) error {
-	select {
-	case <-w.finished:
-		return nil
-	default:
-	}
-	select {
-	case <-w.finished:
-		return nil
-	case <-ctx.Done():
-	}
-	select {
-	case <-w.finished:
-		return nil
-	case <-time.After(cutShortGrace):
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return fmt.Errorf("fanout: closed with %d dispatches under way: %w", w.running, ctx.Err())
-}
-
-// copyOf keeps what a pointer points to from being changed by its owner.
-func copyOf[T any](p *T) *T {
-	if p == nil {
-		return nil
-	}
-	own := *p
-	return &own
 }

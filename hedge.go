@@ -103,18 +103,31 @@ var errOutrun = fmt.Errorf("%w: the other attempt won", context.Canceled)
 
 // run returns when all trials have ended.
 func (r *race) run(after time.Duration) {
-	r.start()
+	running := 0
+	start := func() {
+		r.start()
+		running++
+	}
+	defer func() { // though a hook panics or calls Goexit
+		r.stopAll()
+		for ; running > 0; running-- {
+			r.done[<-r.ended] = true
+		}
+		if r.started == 2 && r.trials[1].unsent != nil {
+			r.budget.giveBack()
+		}
+	}()
+	start()
 	timer := time.NewTimer(after)
 	defer timer.Stop()
-	for running := 1; running > 0; {
+	for running > 0 {
 		select {
 		case <-timer.C:
-			if !r.budget.take() {
+			if r.budget.take() {
+				start()
+			} else {
 				r.refused()
-				continue
 			}
-			r.start()
-			running++
 		case i := <-r.ended:
 			running--
 			r.done[i] = true
@@ -122,10 +135,6 @@ func (r *race) run(after time.Duration) {
 				r.stopAll()
 			}
 		}
-	}
-	r.stopAll()
-	if r.started == 2 && r.trials[1].unsent != nil {
-		r.budget.giveBack()
 	}
 }
 

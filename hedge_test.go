@@ -3,7 +3,9 @@ package fanout_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -146,4 +148,78 @@ func TestHedge_EndsWithItsOriginalOnTheCallersCancel(t *testing.T) {
 		assert.Len(t, r.Attempts, 2)
 		require.ErrorIs(t, r.Err(), context.DeadlineExceeded)
 	})
+}
+
+// expiring is an Authenticator that can be renewed, and that takes its time on the nth call.
+type expiring struct {
+	calls   atomic.Int32
+	slow    int32
+	fails   error
+	refused []string
+}
+
+func (e *expiring) Authenticate(_ context.Context, r *http.Request) error {
+	call := e.calls.Add(1)
+	r.Header.Set("Authorization", fmt.Sprint("token ", call))
+	if call == e.slow {
+		time.Sleep(2 * time.Second)
+		return e.fails
+	}
+	return nil
+}
+
+func (e *expiring) Refresh(_ context.Context, refused *http.Request) error {
+	e.refused = append(e.refused, refused.Header.Get("Authorization"))
+	return nil
+}
+
+func TestHedge_WhoseFirstAttemptIsNotSentLosesNoTokenAndNoNumber(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		// The second attempt's Auth fails after its hedge was sent.
+		auth := &expiring{slow: 2, fails: errors.New("no credentials")}
+		target := hedged(via("a", answering(503)), fanout.Hedge{After: time.Second})
+		target.Auth = auth
+		target.Retry = fanout.Retry{MaxAttempts: 5, Budget: 3, BudgetRefill: -1, ThrottledBackoff: time.Millisecond, InitialBackoff: time.Millisecond}
+		target.Breaker.OpenFor = -1
+		r := dispatch(t.Context(), newDispatcher(t, target))["a"]
+		assert.Len(t, r.Attempts, 4, "the first, and one for each of three tokens")
+		seen := map[string]bool{}
+		for _, a := range r.Attempts {
+			assert.False(t, seen[a.RequestID], a.RequestID)
+			seen[a.RequestID] = true
+		}
+	})
+}
+
+func TestHedge_BesideA401DoesNotKeepTheCredentialsFromBeingRenewed(t *testing.T) {
+	for name, c := range map[string]struct{ first, hedge int }{
+		"the first is refused": {401, 503},
+		"the hedge is refused": {503, 401},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				auth := &expiring{}
+				target := hedged(via("a", func(r *http.Request) (*http.Response, error) {
+					switch r.Header.Get("X-Request-Id")[len(r.Header.Get("X-Request-Id"))-1] {
+					case '1':
+						time.Sleep(3 * time.Second)
+						return answer(c.first, ""), nil
+					case '2':
+						time.Sleep(time.Second)
+						return answer(c.hedge, ""), nil
+					}
+					return answer(200, ""), nil
+				}), fanout.Hedge{After: time.Second})
+				target.Auth = auth
+				target.Retry = fanout.Retry{MaxAttempts: 4, ThrottledBackoff: time.Millisecond}
+				r := dispatch(t.Context(), newDispatcher(t, target))["a"]
+				assert.Equal(t, fanout.Delivered, r.Outcome, "%v", r.Err())
+				want := "token 1"
+				if c.hedge == 401 {
+					want = "token 2"
+				}
+				assert.Equal(t, []string{want}, auth.refused, "what was answered with 401")
+			})
+		})
+	}
 }

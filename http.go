@@ -102,14 +102,14 @@ func validMethod(method string) bool {
 // exchange is one attempt's request. A transport may hold on to it after it
 // answered, so that none is used twice.
 type exchange struct {
-	request  http.Request
-	body     bytes.Reader
-	values   [4]string     // of the headers set for each attempt
-	sight    *sight        // nil under a transport that does not tell
-	answer   *Response     // outlives the rest: it is in the result
-	refused  *http.Request // whose credentials are to be renewed; nil if none are
-	numbered *Request      // what is sent; nil for the first attempt's, which is the delivery's
-	own      *Request      // what a Sender gets instead
+	request http.Request
+	body    bytes.Reader
+	values  [4]string     // of the headers set for each attempt
+	sight   *sight        // nil under a transport that does not tell
+	answer  *Response     // outlives the rest: it is in the result
+	refused *http.Request // whose credentials are to be renewed; nil if none are
+	sent    *Request      // what the attempt sends
+	own     *Request      // what a Sender gets instead
 }
 
 // build makes and signs the request. It never sets GetBody, and always a Body:

@@ -104,8 +104,16 @@ func NewMemoryQueue(limits MemoryLimits) Queue {
 }
 
 func (q *memoryQueue) Start(w *Worker) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.worker != nil {
+		return errors.New("fanout: a queue is for one dispatcher, and has one")
+	}
+	if err := q.limits.check(); err != nil {
+		return err
+	}
 	q.worker = w
-	return q.limits.check()
+	return nil
 }
 
 func (q *memoryQueue) Submit(ctx context.Context, deliveries []Delivery) error {
@@ -234,27 +242,20 @@ func (q *memoryQueue) work(l *lane) {
 	}
 }
 
-// carryOut makes a delivery, whatever the code of a user's context does.
+// carryOut makes a delivery and tells what came of it. If code of the submitter's context
+// calls Goexit, the delivery is reported as not made, and another goroutine goes on for
+// this one, which is ending.
 func (q *memoryQueue) carryOut(l *lane, e *entry) {
-	results := e.delivery.Results(Rejected, ErrGoexit)
-	returned := false
+	var results []Result
 	defer func() {
-		if returned {
-			return
-		}
-		p := recover()
-		if p != nil {
-			results = e.delivery.Results(Rejected, newPanicError(p))
-		}
-		e.ctx = context.Background() // as it is not to be trusted
-		q.report(l, e, results)
-		if p == nil {
-			go q.work(l) // instead of this goroutine, which is ending
+		if results == nil {
+			e.ctx = context.Background() // as it is not to be trusted
+			q.report(l, e, e.delivery.Results(Rejected, ErrGoexit))
+			go q.work(l)
 		}
 	}()
 	results = q.deliver(e)
 	q.report(l, e, results)
-	returned = true
 }
 
 func (q *memoryQueue) deliver(e *entry) []Result {

@@ -113,13 +113,21 @@ func (o *observer) dispatchStarted(ctx context.Context, p *Payload, targets int,
 }
 
 func (o *observer) dispatchEnded(span trace.Span, results Results, err error) {
-	switch {
-	case span == nil:
-	case err != nil && !allCanceled(results):
-		otel.EndDispatch(span, redact.Shown(err))
-	default:
-		otel.EndDispatch(span, "")
+	if span == nil {
+		return
 	}
+	o.contain(context.Background(), "telemetry", func() {
+		if err == nil || allCanceled(results) {
+			otel.EndDispatch(span, "")
+			return
+		}
+		otel.EndDispatch(span, redact.Shown(err))
+	})
+}
+
+// dispatchDone tells of a dispatch whose caller waited for it.
+func (o *observer) dispatchDone(ctx context.Context, p *Payload, results Results, err error) {
+	o.contain(ctx, "telemetry", func() { o.log.dispatch(ctx, p, results, err) })
 }
 
 // allCanceled reports whether nothing failed but for the caller's own end.
@@ -132,10 +140,15 @@ func allCanceled(results Results) bool {
 	return true
 }
 
+// submitted tells of what a queue accepted for a target.
+func (o *observer) submitted(ctx context.Context, t *otel.Target) {
+	o.contain(ctx, "telemetry", func() { o.otel.Submitted(ctx, t.Label) })
+}
+
 // submitRefused tells why a queue did not accept what was submitted.
 func (o *observer) submitRefused(ctx context.Context, err error) {
 	if errors.Is(err, ErrFull) {
-		o.otel.Refused(ctx)
+		o.contain(ctx, "telemetry", func() { o.otel.Refused(ctx) })
 	}
 	o.inputRefused(ctx, err)
 }
@@ -153,35 +166,36 @@ type final struct {
 // and of what a failed saga could not undo.
 func (o *observer) settled(ctx context.Context, f final) {
 	if f.Payload == nil {
-		f.Payload = new(Payload) // of a queue that lost it
+		f.Payload = new(Payload) // of a queue that does not know it any more
 	}
 	ctx = WithCorrelationID(context.WithoutCancel(ctx), f.Payload.CorrelationID)
-	if f.queued {
-		o.otel.Done(ctx, f.label, f.closing)
+	dead := f.IsDeadLetter()
+	o.apart(ctx, "telemetry", func() {
+		if f.queued {
+			o.otel.Done(ctx, f.label, f.closing)
+		}
+		if dead {
+			o.otel.DeadLetter(ctx, f.label)
+		}
+		if dead && !f.known {
+			o.log.deadLetter(ctx, f.Result)
+		}
+	})
+	if o.onResult != nil && !f.known {
+		o.apart(ctx, "OnResult", func() { o.onResult(ctx, f.Result) })
 	}
-	if !f.known {
-		o.call(ctx, "OnResult", o.onResult, f.Result)
+	if o.onDeadLetter != nil && dead {
+		o.apart(ctx, "OnDeadLetter", func() { o.onDeadLetter(ctx, f.Result) })
 	}
-	if !f.IsDeadLetter() {
-		return
-	}
-	o.otel.DeadLetter(ctx, f.label)
-	if !f.known {
-		o.log.deadLetter(ctx, f.Result)
-	}
-	o.call(ctx, "OnDeadLetter", o.onDeadLetter, f.Result)
 }
 
-// call runs the user's hook on a goroutine of its own, so that neither a panic
-// nor a Goexit in it is the queue's. There is no result to report a panic in.
-func (o *observer) call(ctx context.Context, name string, hook func(context.Context, Result), r Result) {
-	if hook == nil {
-		return
-	}
+// apart calls user code on a goroutine of its own, so that neither a panic nor a Goexit in
+// it is the queue's. There is no result to report a panic in.
+func (o *observer) apart(ctx context.Context, name string, call func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		o.contain(ctx, name, func() { hook(ctx, r) })
+		o.contain(ctx, name, call)
 	}()
 	<-done
 }
@@ -292,7 +306,10 @@ func (w *watch) attemptUnsent(span trace.Span, err error) {
 	}
 }
 
-func (w *watch) retryRefused(ctx context.Context) { w.otel.RetryRefused(ctx, w.target) }
+func (w *watch) retryRefused(ctx context.Context) {
+	defer w.contained()
+	w.otel.RetryRefused(ctx, w.target)
+}
 
 // breakerChanged passes on how the breaker moved, outside its lock.
 func (w *watch) breakerChanged(ctx context.Context, changes []breakerChange) {
@@ -392,10 +409,12 @@ func (w *watch) tellSecurity(ctx context.Context, level slog.Level, event string
 
 // inputRefused tells of input that cannot be used.
 func (o *observer) inputRefused(ctx context.Context, err error) {
-	if ctx == nil || !errors.Is(err, ErrInvalid) {
+	if ctx == nil || !errors.Is(err, ErrInvalid) || errors.Is(err, ErrNoTargets) { // which is the operator's fault
 		return
 	}
-	o.security.tell(ctx, slog.LevelWarn, eventInputRefused, slog.String("error", redact.Shown(err)))
+	o.contain(ctx, "telemetry", func() {
+		o.security.tell(ctx, slog.LevelWarn, eventInputRefused, slog.String("error", redact.Shown(err)))
+	})
 }
 
 func (o *observer) targetsSet(names []string) {
@@ -406,4 +425,13 @@ func (o *observer) targetsRemoved(names []string) {
 	if len(names) > 0 {
 		o.security.tell(context.Background(), slog.LevelInfo, eventTargetsRemoved, slog.Any("targets", names))
 	}
+}
+
+// copyOf keeps what a pointer points to from being changed by its owner.
+func copyOf[T any](p *T) *T {
+	if p == nil {
+		return nil
+	}
+	own := *p
+	return &own
 }

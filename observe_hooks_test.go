@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -259,4 +260,64 @@ func TestOnDeadLetter_OfAFailedSagaIsCountedAndCorrelated(t *testing.T) {
 	require.Error(t, err)
 	assert.Equal(t, []string{"pay visit-7"}, told)
 	assert.Equal(t, 1, deadLetters(t, reader))
+}
+
+func TestTelemetry_ThatMisbehavesChangesNoResultAndTellsOnce(t *testing.T) {
+	for name, misbehave := range map[string]func(){"panic": func() { panic("log") }, "goexit": runtime.Goexit} {
+		for _, message := range []string{"fanout: dead letter", "fanout: dispatch failed"} {
+			t.Run(name+", "+message, func(t *testing.T) {
+				var told []string
+				d := newWith(t, fanout.Config{
+					Logger:   slog.New(misbehaving{message, misbehave}),
+					Targets:  []fanout.Target{via("crm", answering(400))},
+					OnResult: func(_ context.Context, r fanout.Result) { told = append(told, r.Outcome.String()) },
+				})
+				submit(t, d)
+				require.NoError(t, d.Close(t.Context()))
+				assert.Equal(t, []string{"failed"}, told)
+			})
+		}
+	}
+}
+
+// misbehaving is a log handler that misbehaves at one message.
+type misbehaving struct {
+	message   string
+	misbehave func()
+}
+
+func (m misbehaving) Enabled(context.Context, slog.Level) bool { return true }
+func (m misbehaving) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == m.message {
+		m.misbehave()
+	}
+	return nil
+}
+func (m misbehaving) WithAttrs([]slog.Attr) slog.Handler { return m }
+func (m misbehaving) WithGroup(string) slog.Handler      { return m }
+
+func TestLogger_ThatPanicsLosesNoResultsOfADispatch(t *testing.T) {
+	d := newWith(t, fanout.Config{
+		Logger:  slog.New(misbehaving{"fanout: dispatch failed", func() { panic("log") }}),
+		Targets: []fanout.Target{via("crm", answering(400))},
+	})
+	results, err := d.Dispatch(t.Context(), "hello")
+	require.ErrorContains(t, err, "400 Bad Request")
+	assert.Equal(t, fanout.Failed, results["crm"].Outcome)
+}
+
+func TestHooks_WaitedThatEndsItsGoroutineKeepsNoPermit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var once sync.Once
+		d := newWith(t, fanout.Config{
+			Hooks:   &fanout.Hooks{Waited: func(context.Context, fanout.WaitEvent) { once.Do(runtime.Goexit) }},
+			Targets: []fanout.Target{with(via("crm", slow(time.Second)), fanout.Policy{Bulkhead: fanout.Bulkhead{MaxConcurrent: 1, MaxWait: time.Minute}})},
+		})
+		var all sync.WaitGroup
+		for range 3 {
+			all.Go(func() { dispatch(t.Context(), d) })
+		}
+		all.Wait()
+		assert.Equal(t, fanout.Delivered, dispatch(t.Context(), d)["crm"].Outcome)
+	})
 }

@@ -62,11 +62,11 @@ type queueOptions struct{}
 
 // options is what a call asks for.
 type options struct {
-	picks  []pick // where to go; none means everywhere
-	chosen bool   // that was said, be it an empty list
-	quorum quorum
-	again  bool // a quorum was given twice
-	queue  []QueueOption
+	picks   []pick // where to go; none means everywhere
+	chosen  bool   // that was said, be it an empty list
+	quorum  quorum
+	quorums int // how many were given
+	queue   []QueueOption
 }
 
 // quorum is how many successes a dispatch waits for. The zero value is all.
@@ -101,7 +101,7 @@ func (targets toTargets) forDispatch(o *options) {
 }
 
 func (q quorum) forDispatch(o *options) {
-	o.again = o.quorum.successes != 0
+	o.quorums++
 	o.quorum = q
 }
 
@@ -118,7 +118,9 @@ func dispatchOptions(given []DispatchOption) *options {
 	}
 	o := new(options)
 	for _, one := range given {
-		one.forDispatch(o)
+		if one != nil {
+			one.forDispatch(o)
+		}
 	}
 	return o
 }
@@ -129,7 +131,9 @@ func submitOptions(given []SubmitOption) *options {
 	}
 	o := new(options)
 	for _, one := range given {
-		one.forSubmit(o)
+		if one != nil {
+			one.forSubmit(o)
+		}
 	}
 	return o
 }

@@ -48,30 +48,49 @@ type Payload struct {
 	// Header is sent to every HTTP target, over the target's own header.
 	Header http.Header `json:"header,omitempty"`
 
-	filled bool // by a dispatcher: Body is what is sent of Value
-	named  bool // the caller gave the ID
+	// encoded is where Body begins that a dispatcher made of Value. A Body that begins
+	// elsewhere is somebody's own.
+	encoded *byte
 }
 
 // fill copies what was given into p, checked and encoded, all but what a context tells.
+// Of a payload that a dispatcher has filled in before, Value is encoded again: whoever
+// copied it may have changed it.
 func (p *Payload) fill(given any) error {
 	if err := p.take(given); err != nil {
 		return err
 	}
 	switch {
-	case p.filled: // by an earlier dispatch
-	case p.Value != nil && p.Body != nil:
+	case p.Value != nil && p.Body != nil && !p.isEncoded():
 		return invalidPayload("Body", errors.New("set together with Value"))
-	case p.Body != nil && p.ContentType == "":
-		return invalidPayload("ContentType", errors.New("required with Body"))
-	case p.Body != nil:
-		p.Body = slices.Clone(p.Body)
 	case p.Value != nil:
 		if err := p.encode(); err != nil {
 			return err
 		}
+	case p.Body != nil && p.ContentType == "":
+		return invalidPayload("ContentType", errors.New("required with Body"))
+	case p.Body != nil:
+		p.Body, p.encoded = slices.Clone(p.Body), nil
 	}
-	p.filled = true
 	return p.check()
+}
+
+// isEncoded reports whether Body was made of Value.
+func (p *Payload) isEncoded() bool {
+	return p.encoded != nil && len(p.Body) > 0 && &p.Body[0] == p.encoded
+}
+
+func (p *Payload) encode() (err error) {
+	if p.Body, err = marshal(p.Value); err != nil {
+		return invalidPayload("Value", err)
+	}
+	if len(p.Body) > 0 {
+		p.encoded = &p.Body[0]
+	}
+	if p.ContentType == "" {
+		p.ContentType = "application/json"
+	}
+	return nil
 }
 
 // whole is the payload of a queue that has made it again, with what it left out.
@@ -82,16 +101,6 @@ func (p *Payload) whole() *Payload {
 	own := *p
 	own.Key, own.CorrelationID = cmp.Or(p.Key, p.ID), cmp.Or(p.CorrelationID, p.ID)
 	return &own
-}
-
-func (p *Payload) encode() (err error) {
-	if p.Body, err = marshal(p.Value); err != nil {
-		return invalidPayload("Value", err)
-	}
-	if p.ContentType == "" {
-		p.ContentType = "application/json"
-	}
-	return nil
 }
 
 func (p *Payload) check() error {

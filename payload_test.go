@@ -3,6 +3,7 @@ package fanout_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -106,4 +107,44 @@ func TestPayload_IsValidatedBeforeAnythingIsSent(t *testing.T) {
 		require.ErrorContains(t, err, test.want, name)
 		assert.Empty(t, j.entries, name)
 	}
+}
+
+func TestPayload_ThatWasFilledInCanBeChangedAndSentAgain(t *testing.T) {
+	var bodies []string
+	d := newDispatcher(t, fanout.Target{Name: "crm", URL: "https://crm.example", Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+		body, err := io.ReadAll(r.Body)
+		bodies = append(bodies, string(body)+" "+r.Header.Get("Content-Type"))
+		return answer(200, ""), err
+	})})
+	results, err := d.Dispatch(t.Context(), map[string]int{"v": 1})
+	require.NoError(t, err)
+	again := *results["crm"].Payload
+	_, err = d.Dispatch(t.Context(), &again)
+	require.NoError(t, err)
+	again.Value = map[string]int{"v": 2}
+	_, err = d.Dispatch(t.Context(), again)
+	require.NoError(t, err)
+	assert.Equal(t, []string{`{"v":1} application/json`, `{"v":1} application/json`, `{"v":2} application/json`}, bodies)
+
+	own := again
+	own.Body = []byte("<v>3</v>")
+	_, err = d.Dispatch(t.Context(), own)
+	require.EqualError(t, err, "fanout: Payload.Body: set together with Value")
+	own.Value, own.ContentType = nil, ""
+	_, err = d.Dispatch(t.Context(), own)
+	require.EqualError(t, err, "fanout: Payload.ContentType: required with Body")
+}
+
+func TestPayload_BodyIsCopiedThoughThePayloadWasFilledInBefore(t *testing.T) {
+	q := &manualQueue{}
+	d := newWith(t, fanout.Config{Queue: q, Targets: []fanout.Target{via("crm", answering(200))}})
+	_, err := d.Submit(t.Context(), map[string]int{"v": 1})
+	require.NoError(t, err)
+	again := *q.delivery.Payload
+	buffer := []byte("hello")
+	again.Body, again.Value = buffer, nil
+	_, err = d.Submit(t.Context(), again)
+	require.NoError(t, err)
+	copy(buffer, "XXXXX")
+	assert.Equal(t, "hello", string(q.delivery.Payload.Body))
 }

@@ -201,3 +201,41 @@ func (e *UndeliveredError) Error() string {
 
 // Unwrap returns Err.
 func (e *UndeliveredError) Unwrap() error { return e.Err }
+
+// What a queue did wrong.
+var (
+	errNoPayload  = errors.New("the queue gave no payload")
+	errNoDelivery = errors.New("fanout: the queue gave no delivery")
+)
+
+// submission is one payload that is being submitted, in one piece with its delivery if it
+// has one.
+type submission struct {
+	payload Payload
+	single  [1]Delivery
+}
+
+// deliveries are one for each target, or one for all if they depend on each other.
+func (s *submission) deliveries(chosen *selection, named bool, asked []QueueOption) []Delivery {
+	n := len(chosen.targets)
+	if chosen.graph != nil {
+		n = 1
+	}
+	deliveries := s.single[:]
+	if n > 1 {
+		deliveries = make([]Delivery, n)
+	}
+	now := time.Now()
+	for i := range deliveries {
+		deliveries[i] = Delivery{Payload: &s.payload, Named: named, Submitted: now, Options: asked}
+		if chosen.graph != nil {
+			deliveries[i].Targets, deliveries[i].targets = chosen.names, chosen.targets
+			deliveries[i].Chained, deliveries[i].graph = true, chosen.graph
+			continue
+		}
+		deliveries[i].Targets, deliveries[i].targets = chosen.names[i:i+1:i+1], chosen.targets[i:i+1:i+1]
+		deliveries[i].Optional = chosen.targets[i].Optional
+		deliveries[i].position = int32(i)
+	}
+	return deliveries
+}

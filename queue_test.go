@@ -90,3 +90,41 @@ func TestUndeliveredError_NamesTheFirstFewInOneLine(t *testing.T) {
 	require.EqualError(t, left(7), "fanout: not delivered: 7 (context deadline exceeded): "+strings.Repeat("o-1 to crm, ", 4)+"o-1 to crm and 2 more")
 	require.ErrorIs(t, left(1), context.DeadlineExceeded)
 }
+
+func TestDelivery_ResultsAreWholeWhateverTheyAreAskedFor(t *testing.T) {
+	d := &fanout.Delivery{Payload: &fanout.Payload{ID: "o-1"}, Targets: []string{"crm"}}
+	require.NoError(t, d.Results(fanout.Delivered, nil)[0].Err())
+	require.EqualError(t, d.Results(fanout.Rejected, nil)[0].Err(), "crm: not made")
+}
+
+func TestMemoryQueue_IsForOneDispatcher(t *testing.T) {
+	q := fanout.NewMemoryQueue(fanout.MemoryLimits{})
+	newWith(t, fanout.Config{Queue: q})
+	_, err := fanout.New(fanout.Config{Queue: q})
+	require.EqualError(t, err, "fanout: a queue is for one dispatcher, and has one")
+}
+
+func TestWorker_DeliverContainsWhatCodeOfItsContextDoes(t *testing.T) {
+	q := &manualQueue{}
+	newWith(t, fanout.Config{Queue: q, Targets: []fanout.Target{via("crm", answering(200))}})
+	results, err := q.worker.Deliver(panickingContext{t.Context()}, &fanout.Delivery{Payload: &fanout.Payload{ID: "o-1"}, Targets: []string{"crm"}}, fanout.Round{})
+	require.NoError(t, err)
+	require.Len(t, results, 1)
+	assert.Equal(t, fanout.ClassPanic, fanout.ClassOf(results[0].Err()))
+	_, err = q.worker.Deliver(t.Context(), nil, fanout.Round{})
+	require.EqualError(t, err, "fanout: the queue gave no delivery")
+}
+
+func TestQuorum_OverAContextThatPanicsLeavesNothingUnderWay(t *testing.T) {
+	d, err := fanout.New(fanout.Config{Targets: []fanout.Target{via("crm", answering(200))}})
+	require.NoError(t, err)
+	assert.Panics(t, func() {
+		_, _ = d.Dispatch(panickingContext{t.Context()}, fanout.Payload{CorrelationID: "x"}, fanout.QuorumLeaveRest(1))
+	})
+	require.NoError(t, d.Close(t.Context()))
+}
+
+// panickingContext is one that was given back to its pool.
+type panickingContext struct{ context.Context }
+
+func (panickingContext) Value(any) any { panic("reused") }

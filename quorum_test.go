@@ -122,3 +122,20 @@ func TestQuorumLeaveRest_IsCutShortByClose(t *testing.T) {
 		assert.Equal(t, []string{"hangs: context canceled: dispatcher closed after 1 attempt: context canceled; it may have taken effect"}, dead)
 	})
 }
+
+func TestQuorum_OfNoneIsRefused(t *testing.T) {
+	d := newDispatcher(t, via("a", answering(200)))
+	for _, options := range [][]fanout.DispatchOption{{fanout.Quorum(0)}, {fanout.QuorumLeaveRest(0)}, {fanout.Quorum(1), fanout.Quorum(0), fanout.Quorum(1)}} {
+		_, err := d.Dispatch(t.Context(), "hello", options...)
+		require.ErrorIs(t, err, fanout.ErrInvalid)
+	}
+}
+
+func TestOption_ThatIsNilSaysNothing(t *testing.T) {
+	d := newDispatcher(t, via("a", answering(200)))
+	results, err := d.Dispatch(t.Context(), "hello", nil)
+	require.NoError(t, err)
+	assert.Len(t, results, 1)
+	_, err = d.Submit(t.Context(), "hello", nil)
+	require.NoError(t, err)
+}

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"reflect"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/fanout-go/fanout/internal/otel"
+	"github.com/fanout-go/fanout/internal/redact"
 )
 
 // registry is the configured targets. They may change while dispatches run,
@@ -39,9 +39,9 @@ type selection struct {
 // allows refuses a quorum that cannot be reached.
 func (s *selection) allows(o *options) error {
 	switch n := o.quorum.successes; {
-	case o.quorum == quorum{}:
+	case o.quorums == 0:
 		return nil
-	case o.again:
+	case o.quorums > 1:
 		return invalid("Quorum", "given twice")
 	case n < 1 || n > len(s.targets):
 		return invalid("Quorum", "%d of %d targets", n, len(s.targets))
@@ -101,9 +101,13 @@ func (r *registry) check(targets []*target) error {
 	if !r.related && !slices.ContainsFunc(targets, (*target).related) {
 		return nil
 	}
+	replaced := make(map[string]bool, len(targets))
+	for _, t := range targets {
+		replaced[t.Name] = true
+	}
 	var all []*target
 	for _, name := range r.names {
-		if !slices.ContainsFunc(targets, func(t *target) bool { return t.Name == name }) {
+		if !replaced[name] {
 			all = append(all, r.byName[name])
 		}
 	}
@@ -134,22 +138,6 @@ func (t *target) takeGates(old *target) {
 			before = named(old.others(), other.Name)
 		}
 		other.takeGates(before)
-	}
-}
-
-// withOthers adds those that stand in for targets or undo them.
-func withOthers(targets []*target) iter.Seq[*target] {
-	return func(yield func(*target) bool) {
-		for _, t := range targets {
-			if !yield(t) {
-				return
-			}
-			for _, other := range t.others() {
-				if !yield(other) {
-					return
-				}
-			}
-		}
 	}
 }
 
@@ -306,6 +294,9 @@ func (r *registry) chosen(ctx context.Context, names []string, chained bool) (*s
 		}
 		chosen.targets = append(chosen.targets, t)
 	}
+	if err := duplicates(chosen.targets); err != nil {
+		return nil, fmt.Errorf("%w: %s", ErrLookup, fieldText(err))
+	}
 	if !chained {
 		return chosen, nil
 	}
@@ -346,7 +337,7 @@ func (r *registry) find(ctx context.Context, name string) (*target, error) {
 	case errors.Is(err, ErrTargetGone):
 		return nil, err
 	case err != nil:
-		return nil, fmt.Errorf("target %q: %w: %w", name, ErrLookup, err)
+		return nil, fmt.Errorf("target %q: %w: %w", name, ErrLookup, redact.URL(err))
 	}
 	def.Name = name
 	t, err := r.build(def, 0)

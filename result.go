@@ -58,8 +58,13 @@ func (o Outcome) String() string {
 	return outcomeNames[o]
 }
 
-// MarshalText writes the name.
-func (o Outcome) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
+// MarshalText writes the name. No outcome has none, and is an error.
+func (o Outcome) MarshalText() ([]byte, error) {
+	if o == 0 || int(o) >= len(outcomeNames) {
+		return nil, fmt.Errorf("fanout: %v is no outcome", o)
+	}
+	return []byte(o.String()), nil
+}
 
 // UnmarshalText reads what MarshalText writes.
 func (o *Outcome) UnmarshalText(text []byte) error {
@@ -159,7 +164,7 @@ var errNoResult = errors.New("fanout: no such target in the results")
 // IsDeadLetter reports whether, of a submitted delivery, it is told to
 // [Config.OnDeadLetter]: the delivery failed for good. What was compensated because
 // another target failed did not.
-func (r *Result) IsDeadLetter() bool {
+func (r Result) IsDeadLetter() bool {
 	if r.Outcome == Compensated {
 		return r.targetError().Err != nil
 	}
@@ -259,8 +264,21 @@ func (r *Result) targetError() *TargetError {
 
 // unmade is the result of a delivery of which nothing more is known.
 func unmade(p *Payload, target string, outcome Outcome, reason error) Result {
-	return Result{Target: target, Outcome: outcome, Payload: p, err: &TargetError{Target: target, Outcome: outcome, Reason: reason}}
+	r := Result{Target: target, Outcome: outcome, Payload: p}
+	if outcome != Delivered {
+		r.err = &TargetError{Target: target, Outcome: outcome, Reason: orNotMade(reason)}
+	}
+	return r
 }
+
+func orNotMade(reason error) error {
+	if reason == nil {
+		return errNotMade
+	}
+	return reason
+}
+
+var errNotMade = errors.New("not made")
 
 // Decode reads the JSON answer of a delivered target into a T:
 //
@@ -296,10 +314,15 @@ type TargetError struct {
 	Reason   error // why no further attempt was made; never nil
 	Err      error // what the last attempt met; nil if there was none
 	Fallback error // why the last fallback failed too; nil if there was none, or it did not
+
+	text string // what Error says, of an error that was read from JSON
 }
 
 // Error reads like "crm: given up after 3 attempts: 503 Service Unavailable".
 func (e *TargetError) Error() string {
+	if e.text != "" {
+		return e.text
+	}
 	reason := e.Reason.Error()
 	if invalid, ok := e.Reason.(*InvalidError); ok && invalid.Target == e.Target { //nolint:errorlint // its own text only
 		reason = fmt.Sprintf("%s: %v", invalid.Field, invalid.Err)
@@ -372,4 +395,44 @@ func (e *DispatchError) Unwrap() []error {
 		errs[i] = f
 	}
 	return errs
+}
+
+// failed is the outcome of a delivery that did not succeed. It is Unknown if any attempt
+// went unanswered: that one may have taken effect, whatever a later one was answered.
+func failed(attempts []Attempt) Outcome {
+	switch {
+	case slices.ContainsFunc(attempts, func(a Attempt) bool { return a.reach == unanswered }):
+		return Unknown
+	case len(attempts) == 0:
+		return Rejected
+	default:
+		return Failed
+	}
+}
+
+// foreign keeps an error of user code from being taken for one of this dispatch: user code
+// may use a dispatcher of its own, whose errors say how far that one got.
+func foreign(err error) error {
+	if err == nil || (!errors.Is(err, ErrInvalid) && !has[*RefusedError](err)) {
+		return err
+	}
+	return &foreignError{err}
+}
+
+type foreignError struct{ err error }
+
+func (e *foreignError) Error() string { return e.err.Error() }
+
+// Is finds all but ErrInvalid.
+func (e *foreignError) Is(target error) bool {
+	return target != ErrInvalid && errors.Is(e.err, target)
+}
+
+// As finds all but the types that say how far a dispatch got.
+func (e *foreignError) As(target any) bool {
+	switch target.(type) {
+	case **RefusedError, **DispatchError, **TargetError, **InvalidError:
+		return false
+	}
+	return errors.As(e.err, target)
 }

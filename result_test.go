@@ -1,6 +1,7 @@
 package fanout_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"testing"
@@ -69,4 +70,22 @@ func TestDecode_ShowsNothingOfWhatATypeQuotes(t *testing.T) {
 	_, err := fanout.Decode[struct{ Card quotingType }](dispatch(t.Context(), d)["crm"])
 	require.ErrorContains(t, err, "fanout: crm: answer is not the JSON expected")
 	assert.NotContains(t, err.Error(), "5500000012345678")
+}
+
+func TestResult_KeepsItsOrderAttemptsAndMeaningInJSON(t *testing.T) {
+	results := dispatch(t.Context(), newDispatcher(t, with(via("zeta", answering(503)), fanout.Policy{Retry: fanout.Retry{ThrottledBackoff: 1}}), via("alpha", answering(400))))
+	read := fanout.Results{}
+	for name, r := range results {
+		text, err := json.Marshal(r)
+		require.NoError(t, err)
+		var back fanout.Result
+		require.NoError(t, json.Unmarshal(text, &back))
+		read[name] = back
+		assert.Equal(t, r.IsDeadLetter(), back.IsDeadLetter())
+		var e *fanout.TargetError
+		require.ErrorAs(t, back.Err(), &e)
+		assert.Equal(t, len(r.Attempts), e.Attempts)
+	}
+	require.EqualError(t, read.Err(), results.Err().Error())
+	assert.Equal(t, "zeta", read.Sorted()[0].Target, "in definition order")
 }

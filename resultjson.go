@@ -10,29 +10,57 @@ import (
 // A result as JSON, for queues and for whoever keeps results. The payload is left out:
 // it is large, the same for all targets, and known to whoever dispatched it.
 type resultJSON struct {
-	Target   string        `json:"target"`
-	Outcome  Outcome       `json:"outcome"`
-	Optional bool          `json:"optional,omitempty"`
-	Key      string        `json:"key,omitempty"`
-	Error    *keptError    `json:"error,omitempty"`
-	Response *Response     `json:"response,omitempty"`
-	Attempts []Attempt     `json:"attempts,omitempty"`
-	Duration time.Duration `json:"duration_ns"`
+	DispatchID string           `json:"dispatch_id,omitempty"`
+	Target     string           `json:"target"`
+	Position   int32            `json:"position,omitempty"` // in definition order
+	Outcome    Outcome          `json:"outcome"`
+	Optional   bool             `json:"optional,omitempty"`
+	Key        string           `json:"key,omitempty"`
+	Error      *targetErrorJSON `json:"error,omitempty"`
+	Response   *Response        `json:"response,omitempty"`
+	Attempts   []Attempt        `json:"attempts,omitempty"`
+	Duration   time.Duration    `json:"duration_ns"`
 }
 
-// MarshalJSON writes all but the payload. Of an error it writes text and [Class].
+type targetErrorJSON struct {
+	Text     string `json:"text"`
+	Class    Class  `json:"class"`
+	Attempts int    `json:"attempts,omitempty"`
+	Failed   bool   `json:"failed,omitempty"` // the last attempt did, and not only the target's saga
+}
+
+// MarshalJSON writes all but the payload, of which it writes the ID. Of an error it writes
+// text and [Class].
 func (r Result) MarshalJSON() ([]byte, error) {
-	return json.Marshal(resultJSON{r.Target, r.Outcome, r.Optional, r.Key, keep(r.err), r.Response, r.Attempts, r.Duration})
+	j := resultJSON{r.dispatchID(), r.Target, r.position, r.Outcome, r.Optional, r.Key, nil, r.Response, r.Attempts, r.Duration}
+	if r.err != nil {
+		e := r.targetError()
+		j.Error = &targetErrorJSON{redact.Shown(r.err), ClassOf(r.err), e.Attempts, e.Err != nil}
+	}
+	return json.Marshal(j)
 }
 
-// UnmarshalJSON reads what MarshalJSON writes.
+// UnmarshalJSON reads what MarshalJSON writes. The error is a [*TargetError] with the text
+// and the [Class] that it had; errors.Is finds none of the errors that it wrapped. The
+// payload has its ID alone.
 func (r *Result) UnmarshalJSON(text []byte) error {
 	var j resultJSON
 	if err := json.Unmarshal(text, &j); err != nil {
 		return err
 	}
-	*r = Result{Target: j.Target, Outcome: j.Outcome, Optional: j.Optional, Key: j.Key, Response: j.Response,
-		Attempts: j.Attempts, Duration: j.Duration, err: j.Error.orNil()}
+	*r = Result{Target: j.Target, position: j.Position, Outcome: j.Outcome, Optional: j.Optional, Key: j.Key, Response: j.Response,
+		Attempts: j.Attempts, Duration: j.Duration}
+	if j.DispatchID != "" {
+		r.Payload = &Payload{ID: j.DispatchID}
+	}
+	if j.Error != nil {
+		kept := &keptError{j.Error.Text, j.Error.Class}
+		e := &TargetError{Target: j.Target, Outcome: j.Outcome, Attempts: j.Error.Attempts, Reason: kept, text: j.Error.Text}
+		if j.Error.Failed {
+			e.Err = kept
+		}
+		r.err = e
+	}
 	return nil
 }
 
@@ -62,8 +90,8 @@ func (a *Attempt) UnmarshalJSON(text []byte) error {
 
 // keptError is an error as it was when it was written: text and class.
 type keptError struct {
-	Text string `json:"text"`
-	Kind Class  `json:"class"`
+	Text  string `json:"text"`
+	Class Class  `json:"class"`
 }
 
 func keep(err error) *keptError {
@@ -82,4 +110,4 @@ func (e *keptError) orNil() error {
 }
 
 func (e *keptError) Error() string     { return e.Text }
-func (e *keptError) ErrorClass() Class { return e.Kind }
+func (e *keptError) ErrorClass() Class { return e.Class }

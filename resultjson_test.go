@@ -11,7 +11,7 @@ import (
 	"github.com/fanout-go/fanout"
 )
 
-func TestResult_IsReadBackFromJSONWithoutItsPayload(t *testing.T) {
+func TestResult_IsReadBackFromJSONWithoutItsPayloadButForTheID(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		target := optional(withFallback(via("email", answering(503, 400)), via("backup", answering(202))))
 		sent := dispatch(t.Context(), newDispatcher(t, target))["email"]
@@ -20,7 +20,7 @@ func TestResult_IsReadBackFromJSONWithoutItsPayload(t *testing.T) {
 		var read fanout.Result
 		require.NoError(t, json.Unmarshal(text, &read))
 
-		assert.Nil(t, read.Payload)
+		assert.Equal(t, &fanout.Payload{ID: sent.Payload.ID}, read.Payload)
 		assert.Equal(t, "email", read.Target)
 		assert.Equal(t, fanout.Degraded, read.Outcome)
 		assert.True(t, read.Optional)

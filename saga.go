@@ -32,9 +32,15 @@ func runChain(p *dispatch, g *graph, j *journal) (Results, error) {
 
 func (c *chain) deliver(i int) {
 	dl := &c.deliveries[i]
-	if r, ok := c.journal.step(dl.result.Target); ok {
+	if r, ok := c.journal.recall(dl.result.Target); ok {
 		dl.endAs(r)
 		c.saga.ended(i, dl.target, r.Outcome)
+		return
+	}
+	if c.journal != nil && c.ctx.Err() != nil { // a note could not be kept: nothing more begins
+		dl.endAs(unmade(dl.result.Payload, dl.result.Target, Rejected, endOf(c.ctx)))
+		c.journal.leave(context.Cause(c.ctx))
+		c.saga.interrupted(i)
 		return
 	}
 	defer c.ended(i)
@@ -48,7 +54,7 @@ func (c *chain) deliver(i int) {
 	}
 	clock := dl.clock
 	if clock == nil {
-		clock = c.startClock(c.ctx, dl.target)
+		clock = startClock(c.ctx, dl.target)
 		defer clock.stop()
 	}
 	dl.begin(clock, c.earlier(i))
@@ -64,10 +70,10 @@ func (c *chain) ended(i int) {
 		c.saga.interrupted(i)
 		return
 	}
+	defer c.saga.ended(i, dl.target, dl.result.Outcome) // deferred, as a Note may call Goexit
 	if dl.result.Outcome.succeeded() {
 		c.journal.note(c.ctx, dl.result)
 	}
-	c.saga.ended(i, dl.target, dl.result.Outcome)
 }
 
 // missing names what did not succeed of those that i comes after.
@@ -165,7 +171,10 @@ func (c *chain) compensate(ctx context.Context, i int) {
 func undoneBy(done, undo Result, failed string) Result {
 	e := &TargetError{Target: done.Target, Outcome: CompensationFailed, Reason: ErrCompensationFailed, Err: undo.err}
 	if undo.Outcome == Delivered {
-		e.Outcome, e.Reason, e.Err = Compensated, fmt.Errorf("%w, as %q failed", ErrCompensated, failed), done.err
+		e.Outcome, e.Reason, e.Err = Compensated, fmt.Errorf("%w, as %q failed", ErrCompensated, failed), nil
+		if done.Outcome == Unknown {
+			e.Err = done.err // its own failure
+		}
 	}
 	done.Attempts = append(done.Attempts, undo.Attempts...)
 	e.Attempts = len(done.Attempts)
@@ -183,7 +192,7 @@ func (c *chain) conclude() {
 		switch r := &c.deliveries[i].result; {
 		case r.Outcome.succeeded(), r.Outcome == Skipped, r.Outcome == Compensated:
 		case !undone, r.Outcome == CompensationFailed:
-			c.journal.leave(r.err)
+			c.journal.leave(r.Err())
 		}
 	}
 }
@@ -260,7 +269,7 @@ type journal struct {
 }
 
 func newJournal(ctx context.Context, r *Round) (context.Context, *journal) {
-	if r == nil || r.Note == nil {
+	if r.Note == nil {
 		return ctx, nil
 	}
 	ctx, stop := context.WithCancelCause(ctx)
@@ -281,6 +290,15 @@ func (j *journal) close() {
 	}
 }
 
+// recall is a target's result of an earlier round: a target that was undone was done, though
+// a queue may have kept the latest note alone.
+func (j *journal) recall(target string) (r Result, ok bool) {
+	if r, ok = j.step(target); !ok {
+		r, ok = j.undone(target)
+	}
+	return r, ok
+}
+
 // step is what became of a target in an earlier round.
 func (j *journal) step(target string) (r Result, ok bool) {
 	if j == nil {
@@ -299,15 +317,23 @@ func (j *journal) undone(target string) (r Result, ok bool) {
 	return r, ok
 }
 
-// note stops everything if a result cannot be kept.
+// note stops everything if a result cannot be kept, or if the code that keeps it panics or
+// calls Goexit.
 func (j *journal) note(ctx context.Context, r Result) {
 	if j == nil {
 		return
 	}
-	if err := j.keep(context.WithoutCancel(ctx), r); err != nil {
-		j.leave(err)
-		j.stop(err)
-	}
+	err := ErrGoexit
+	defer func() {
+		if p := recover(); p != nil {
+			err = newPanicError(p)
+		}
+		if err != nil {
+			j.leave(err)
+			j.stop(err)
+		}
+	}()
+	err = j.keep(context.WithoutCancel(ctx), r)
 }
 
 // leave has the chain go on in another round, for the first reason there is.

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -382,4 +384,56 @@ func TestSaga_LeavesAFailureWithNoWayBackForAnotherRound(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, map[string]string{"pay": "delivered", "ship": "delivered"}, outcomesOf(results))
 	assert.Equal(t, 1, j.count()["pay"])
+}
+
+func TestSaga_GoesOnThoughItsQueueKeptTheLatestNoteOfEachTargetAlone(t *testing.T) {
+	var j callLog
+	q := &manualQueue{}
+	d := newWith(t, fanout.Config{Queue: q, Logger: slog.New(slog.DiscardHandler), Targets: []fanout.Target{
+		j.step("a", answering(200), answering(200)), after(j.step("b", answering(400), nil), "a"),
+	}})
+	submit(t, d)
+	latest := map[string]fanout.Result{}
+	round := fanout.Round{Note: func(_ context.Context, r fanout.Result) error { latest[r.Target] = r; return nil }}
+	_, err := q.worker.Deliver(t.Context(), q.delivery, round)
+	require.NoError(t, err)
+	for _, r := range latest {
+		round.Past = append(round.Past, r)
+	}
+	results, err := resultsByTarget(q.worker.Deliver(t.Context(), q.delivery, round))
+	require.NoError(t, err)
+	assert.Equal(t, map[string]string{"a": "compensated", "b": "failed"}, outcomesOf(results))
+	assert.Equal(t, map[string]int{"a": 1, "b": 1, "undo a": 1}, j.count(), "nothing is sent again")
+}
+
+func TestSaga_WhoseNoteMisbehavesIsLeftForAnotherRound(t *testing.T) {
+	for name, note := range map[string]func(context.Context, fanout.Result) error{
+		"fails":  func(context.Context, fanout.Result) error { return errCrash },
+		"panics": func(context.Context, fanout.Result) error { panic("no database") },
+		"goexit": func(context.Context, fanout.Result) error { runtime.Goexit(); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var j callLog
+			q := &manualQueue{}
+			var prepared atomic.Bool
+			pivot := j.step("a", answering(200), nil)
+			pivot.Pivot = true
+			b := after(j.step("b", answering(200), nil), "a")
+			b.Prepare = func(context.Context, *fanout.Request) error { prepared.Store(true); return nil }
+			d := newWith(t, fanout.Config{Queue: q, Targets: []fanout.Target{pivot, b}})
+			submit(t, d)
+			_, err := q.worker.Deliver(t.Context(), q.delivery, fanout.Round{Note: note})
+			require.Error(t, err)
+			assert.False(t, prepared.Load(), "nothing more is begun")
+			assert.Equal(t, map[string]int{"a": 1}, j.count())
+		})
+	}
+}
+
+func TestSaga_ThatIsUndoneAfterAFallbackIsNoDeadLetter(t *testing.T) {
+	var j callLog
+	pay := withFallback(j.step("pay", answering(400), answering(200)), via("backup", answering(200)))
+	results := dispatch(t.Context(), newDispatcher(t, pay, after(j.step("ship", answering(400), nil), "pay")))
+	assert.Equal(t, fanout.Compensated, results["pay"].Outcome)
+	assert.False(t, results["pay"].IsDeadLetter())
 }

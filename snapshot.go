@@ -51,6 +51,7 @@ func snapshot(targets []*target, backlog map[string]Backlog, err error) Snapshot
 		one.Target, one.Optional = t.Name, t.Optional
 		if backlog != nil {
 			b := backlog[t.Name]
+			b.Target = t.Name
 			one.Backlog = &b
 		}
 		s.Targets = append(s.Targets, one)
@@ -120,7 +121,6 @@ func byLabel(backlog map[string]Backlog, configured []string, label func(string)
 		one := all[label(name)]
 		one.Deliveries += int64(b.Deliveries)
 		one.DeadLetters += int64(b.DeadLetters)
-		one.KeepsDead = true
 		if b.Deliveries > 0 {
 			one.Oldest = max(one.Oldest, time.Since(b.Oldest))
 		}

@@ -36,11 +36,11 @@ func TestSnapshot_SaysHowEachTargetIs(t *testing.T) {
 		s := d.Snapshot(t.Context())
 		assert.Equal(t, time.Now(), s.Time)
 		require.Len(t, s.Targets, 3)
-		assert.Equal(t, fanout.TargetSnapshot{Target: "fine", Breaker: fanout.BreakerClosed, Attempts: 2, Retries: 1, Delivered: 1, Backlog: &fanout.Backlog{}}, s.Targets[0])
+		assert.Equal(t, fanout.TargetSnapshot{Target: "fine", Breaker: fanout.BreakerClosed, Attempts: 2, Retries: 1, Delivered: 1, Backlog: &fanout.Backlog{Target: "fine"}}, s.Targets[0])
 		down := s.Targets[1]
 		assert.False(t, down.LastErrorAt.Before(began))
 		down.LastErrorAt = time.Time{}
-		assert.Equal(t, fanout.TargetSnapshot{Target: "down", Breaker: fanout.BreakerOpen, Attempts: 3, Retries: 2, Failed: 1, Rejected: 1, LastError: "500", Backlog: &fanout.Backlog{}}, down)
+		assert.Equal(t, fanout.TargetSnapshot{Target: "down", Breaker: fanout.BreakerOpen, Attempts: 3, Retries: 2, Failed: 1, Rejected: 1, LastError: "500", Backlog: &fanout.Backlog{Target: "down"}}, down)
 		assert.Equal(t, fanout.TargetSnapshot{Target: "hangs", Optional: true, Breaker: fanout.BreakerClosed, InFlight: 1, Waiting: 1, Backlog: &fanout.Backlog{Target: "hangs", Deliveries: 2, Oldest: submitted}, Attempts: 1}, s.Targets[2])
 
 		over, cancel := context.WithTimeout(t.Context(), time.Second)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"net/http"
 	"slices"
 	"strings"
@@ -374,4 +375,20 @@ func fieldText(err error) string {
 		return fmt.Sprintf("%s: %v", e.Field, e.Err)
 	}
 	return err.Error()
+}
+
+// withOthers adds those that stand in for targets or undo them.
+func withOthers(targets []*target) iter.Seq[*target] {
+	return func(yield func(*target) bool) {
+		for _, t := range targets {
+			if !yield(t) {
+				return
+			}
+			for _, other := range t.others() {
+				if !yield(other) {
+					return
+				}
+			}
+		}
+	}
 }

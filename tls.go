@@ -25,6 +25,8 @@ type TLS struct {
 
 // config reads the files, so that what is wrong with them is known at once.
 func (t *TLS) config() (*tls.Config, error) {
+	own := *t // which its owner may change
+	t = &own
 	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName}
 	if t.CAFile != "" {
 		pem, err := watchfile.Read(t.CAFile)

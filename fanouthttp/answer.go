@@ -86,7 +86,7 @@ func problemOf(err error) Problem {
 		return Problem{Status: http.StatusServiceUnavailable, Detail: "no room for more at the moment"}
 	case errors.Is(err, fanout.ErrClosed):
 		return Problem{Status: http.StatusServiceUnavailable, Detail: "shutting down"}
-	case errors.Is(err, fanout.ErrNoTargets), isOfTarget(err):
+	case errors.Is(err, fanout.ErrNoTargets), errors.Is(err, fanout.ErrLookup), isOfTarget(err):
 		return Problem{Status: http.StatusServiceUnavailable, Detail: "there is nowhere to send it at the moment"}
 	case errors.Is(err, fanout.ErrInvalid):
 		return Problem{Status: http.StatusBadRequest, Detail: "the request cannot be passed on"}

@@ -108,7 +108,6 @@ type Gauges struct {
 type Backlog struct {
 	Deliveries, DeadLetters int64
 	Oldest                  time.Duration
-	KeepsDead               bool // DeadLetters is known
 }
 
 // Observer is asked when metrics are collected. If a backlog cannot be read, Queue
@@ -137,9 +136,7 @@ func (m *metrics) Observe(from Observer) {
 			with := m.labels(label{target: name})
 			o.ObserveInt64(m.queueDepth, b.Deliveries, with)
 			o.ObserveFloat64(m.queueOldest, b.Oldest.Seconds(), with)
-			if b.KeepsDead {
-				o.ObserveInt64(m.queueDead, b.DeadLetters, with)
-			}
+			o.ObserveInt64(m.queueDead, b.DeadLetters, with)
 		}
 		return nil
 	}, m.breakerState, m.inFlight, m.waiting, m.queueDepth, m.queueOldest, m.queueDead)
