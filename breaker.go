@@ -12,44 +12,49 @@ import (
 	"github.com/sony/gobreaker/v2"
 )
 
-// Breaker is a target's circuit breaker. Closed, it lets attempts through and
-// counts them; it opens when either rule below says so, and then rejects with
-// [ErrBreakerOpen]. After OpenFor it is half-open: Probes attempts are let
-// through, and their success closes it while a failure opens it again.
+// Breaker is the circuit breaker of a target. A closed breaker lets attempts through and
+// counts their failures. It opens when one of the two rules below is met, and then
+// rejects attempts with [ErrBreakerOpen]. After OpenFor it is half-open: it lets a few
+// attempts through, which are called probes. If Probes of them succeed, it closes. If one
+// fails, it opens again.
 //
-// A failure is an attempt that met no complete answer, a 5xx or one of
-// [Retry.Statuses], or an answer that [Target.Classify] refused and did not mark
-// [Permanent]. Any other answer counts as a success: the target is up.
-// What we rejected ourselves, and what the caller cancelled, counts as neither.
+// These are failures: an attempt without a complete answer; a status of 500 or more; a
+// status in [Retry.Statuses] other than 409; and an answer that [Target.Classify] refused
+// and did not mark as [Permanent]. Any other answer is a success, because the target is
+// up. Attempts that this library rejected, or the caller cancelled, and panics of your
+// own code are not counted.
 type Breaker struct {
-	// ConsecutiveFailures opens the breaker. Default 5; negative switches this
-	// rule off.
+	// ConsecutiveFailures is how many failures in a row open the breaker. Zero means the
+	// default, 5; negative switches this rule off. If both rules are off, there is no
+	// breaker.
 	ConsecutiveFailures int
-	// FailureRatio opens the breaker when at least MinCalls attempts ended
-	// within Window and this share of them, at most 1, failed. Default 0.5;
-	// negative switches this rule off.
+	// FailureRatio is the share of failures, at most 1, that opens the breaker. It counts
+	// the attempts that ended within Window, and only applies if there were at least
+	// MinCalls of them. For example, with the defaults 10 failures in 20 attempts open the
+	// breaker. Zero means the default, 0.5; negative switches this rule off.
 	FailureRatio float64
-	// MinCalls is the least evidence for FailureRatio. Default 20; negative is
-	// refused.
+	// MinCalls is the smallest number of attempts for FailureRatio to apply. Zero means the
+	// default, 20; negative is refused.
 	MinCalls int
-	// Window is how far back the breaker looks; it moves in tenths. It must be
-	// at least 3 times the attempt timeout, or slow failures would be forgotten
-	// before they end. Default 1 minute, or 6 attempt timeouts if that is more:
-	// enough for five in a row, one after the other. Negative is refused.
+	// Window is how far back failures count. It moves in ten steps. It must be at least 3
+	// times the attempt timeout, or slow failures would be forgotten before they end. Zero
+	// means the default: 1 minute, or 6 attempt timeouts if that is more, so that five slow
+	// failures in a row fit into it. Negative, and less than 100 ms, is refused.
 	Window time.Duration
-	// OpenFor is how long the breaker stays open; each breaker adds up to a
-	// tenth, so that a fleet does not probe in step. Default 5 s; negative
-	// means it never opens: no breaker.
+	// OpenFor is how long the breaker stays open. Each breaker adds up to a tenth at random,
+	// so that the machines of a fleet do not probe at the same time. Zero means the default,
+	// 5 s; negative means that it never opens: there is no breaker.
 	OpenFor time.Duration
-	// Probes is how many attempts may be under way in a half-open breaker, and
-	// how many must succeed to close it. Default 1; negative is refused.
+	// Probes is how many attempts may run at the same time while the breaker is half-open,
+	// and how many must succeed to close it. Zero means the default, 1; negative is refused.
 	Probes int
 }
 
-// windowAttempts is how many attempt timeouts a breaker's window must hold.
+// windowAttempts is how many attempt timeouts must fit into a breaker's window.
 const windowAttempts = 3
 
-// leastWindow leaves time for an attempt between two steps of the window.
+// leastWindow is the shortest window. It leaves time for an attempt between two of the
+// window's steps.
 const leastWindow = 100 * time.Millisecond
 
 func (b Breaker) over(base Breaker) Breaker {
@@ -99,25 +104,25 @@ const (
 	BreakerHalfOpen BreakerState = "half-open"
 )
 
-// vote is what an attempt tells the breaker about the target's health.
+// vote is what an attempt says about the target's health.
 type vote uint8
 
 const (
-	noVote vote = iota // it says nothing about the target
+	noVote vote = iota // says nothing about the target
 	healthy
 	unhealthy
 )
 
 var errUnhealthy, errNoVote = errors.New("unhealthy"), errors.New("no vote")
 
-// breaker is the gate of a [Breaker]; nil lets everything through.
+// breaker is the gate of a [Breaker]. A nil breaker lets everything through.
 type breaker struct {
 	circuit *gobreaker.TwoStepCircuitBreaker[struct{}]
-	tripped atomic.Bool // not closed: spares the closed breaker a lock per look
+	tripped atomic.Bool // open or half-open; so reading the state of a closed breaker takes no lock
 
-	moved   atomic.Bool // there are changes
+	moved   atomic.Bool // changes is not empty
 	mu      sync.Mutex
-	changes []breakerChange // not told yet
+	changes []breakerChange // not reported yet
 }
 
 type breakerChange struct{ from, to BreakerState }
@@ -142,7 +147,8 @@ func newBreaker(b Breaker) *breaker {
 	return gate
 }
 
-// trips decides on ended calls only: Counts.Requests includes those under way.
+// trips counts only attempts that have ended. Counts.Requests also includes those that
+// are running.
 func (b Breaker) trips(c gobreaker.Counts) bool {
 	if b.ConsecutiveFailures > 0 && int(c.ConsecutiveFailures) >= b.ConsecutiveFailures {
 		return true
@@ -169,7 +175,8 @@ func stateOf(s gobreaker.State) BreakerState {
 	}
 }
 
-// change is called under gobreaker's lock, so that it only notes.
+// change is called while gobreaker holds its lock. It only records the change, because a
+// hook that reads the breaker's state would wait for that lock forever.
 func (b *breaker) change(c breakerChange) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -177,7 +184,7 @@ func (b *breaker) change(c breakerChange) {
 	b.moved.Store(true)
 }
 
-// takeChanges returns those nobody was told of.
+// takeChanges returns the changes that were not reported yet, and forgets them.
 func (b *breaker) takeChanges() []breakerChange {
 	if b == nil || !b.moved.Load() {
 		return nil
@@ -190,8 +197,8 @@ func (b *breaker) takeChanges() []breakerChange {
 	return changes
 }
 
-// admit asks for leave to send. The caller must report every admitted attempt,
-// or a half-open breaker would wait for its probe for ever.
+// admit asks whether an attempt may be sent. The caller must report every admitted
+// attempt. Otherwise a half-open breaker would wait for the result of its probe forever.
 func (b *breaker) admit() (admission, error) {
 	if b == nil {
 		return admission{func(error) {}}, nil
@@ -203,7 +210,7 @@ func (b *breaker) admit() (admission, error) {
 	return admission{done}, nil
 }
 
-// admission is leave to send one attempt.
+// admission is the permission to send one attempt.
 type admission struct{ done func(error) }
 
 func (a admission) report(v vote) {

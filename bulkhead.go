@@ -9,17 +9,20 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// Bulkhead bounds the attempts under way to one target, so that a slow target
-// cannot take all of a service's memory and connections. Attempts beyond it
-// wait in a queue, which is bounded in length and in time; beyond that they are
-// rejected with [ErrBulkheadFull]. Backoff holds no place in either.
+// Bulkhead limits how many attempts to one target run at the same time, so that a slow
+// target cannot use up the memory and connections of a service. Further attempts wait in
+// a queue, which has a limited length and a limited waiting time. If a limit is exceeded,
+// the attempt is rejected with [ErrBulkheadFull]. While a delivery waits for its next
+// retry, it occupies neither a place nor the queue.
 type Bulkhead struct {
-	// MaxConcurrent attempts may be under way. Default 64; negative means no
-	// bound: no bulkhead.
+	// MaxConcurrent is how many attempts may run at the same time. Zero means the default,
+	// 64; negative means no limit: there is no bulkhead.
 	MaxConcurrent int
-	// MaxQueue attempts may wait. Default 256; negative means none.
+	// MaxQueue is how many attempts may wait. Zero means the default, 256; negative means
+	// none.
 	MaxQueue int
-	// MaxWait is the longest wait. Default 1 s; negative means none.
+	// MaxWait is how long an attempt may wait. Zero means the default, 1 s; negative means
+	// that none waits.
 	MaxWait time.Duration
 }
 
@@ -35,7 +38,7 @@ func (b Bulkhead) withDefaults() Bulkhead {
 	return b.over(Bulkhead{MaxConcurrent: 64, MaxQueue: 256, MaxWait: time.Second})
 }
 
-// bulkhead is the gate of a [Bulkhead]; nil lets everything through.
+// bulkhead is the gate of a [Bulkhead]. A nil bulkhead lets everything through.
 type bulkhead struct {
 	permits  *semaphore.Weighted
 	maxWait  time.Duration
@@ -54,10 +57,10 @@ func newBulkhead(b Bulkhead) *bulkhead {
 	}
 }
 
-// tryEnter takes a permit, which leave gives back, if there is one.
+// tryEnter takes a permit if one is free. leave gives it back.
 func (b *bulkhead) tryEnter() bool { return b == nil || b.permits.TryAcquire(1) }
 
-// enter queues for a permit.
+// enter waits in the queue for a permit.
 func (b *bulkhead) enter(ctx context.Context) error {
 	defer b.waiting.Add(-1)
 	if b.waiting.Add(1) > b.maxQueue {
@@ -74,7 +77,7 @@ func (b *bulkhead) enter(ctx context.Context) error {
 	return ErrBulkheadFull
 }
 
-// queued is how many wait for a permit.
+// queued returns how many attempts wait for a permit.
 func (b *bulkhead) queued() int64 {
 	if b == nil {
 		return 0

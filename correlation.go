@@ -12,9 +12,8 @@ import (
 	"github.com/fanout-go/fanout/internal/ids"
 )
 
-// Headers that tie requests together. The correlation ID is the same on every
-// request of a dispatch, and of whatever led to it; the request ID is new for
-// every attempt.
+// Headers that identify requests. The correlation ID is the same for all requests of a
+// dispatch, and for the request that caused it. The request ID is new for every attempt.
 const (
 	CorrelationHeader = header.CorrelationID // "X-Correlation-Id"
 	RequestIDHeader   = header.RequestID     // "X-Request-Id"
@@ -25,8 +24,8 @@ const CorrelationKey = "correlation_id"
 
 type correlationContext struct{}
 
-// WithCorrelationID returns a context whose dispatches carry id. An id that is
-// not valid by [ValidCorrelationID] leaves the context as it is.
+// WithCorrelationID returns a context whose dispatches have this correlation ID. If id is
+// invalid, see [ValidCorrelationID], it returns ctx unchanged.
 func WithCorrelationID(ctx context.Context, id string) context.Context {
 	if !ValidCorrelationID(id) {
 		return ctx
@@ -34,20 +33,20 @@ func WithCorrelationID(ctx context.Context, id string) context.Context {
 	return context.WithValue(ctx, correlationContext{}, id)
 }
 
-// CorrelationID is the ID in the context, empty if there is none. Senders and
-// hooks always find one.
+// CorrelationID returns the correlation ID in the context. It is empty if there is none.
+// In the contexts of Senders and hooks there always is one.
 func CorrelationID(ctx context.Context) string {
 	id, _ := ctx.Value(correlationContext{}).(string)
 	return id
 }
 
-// ValidCorrelationID reports whether id is 1 to 128 ASCII letters, digits and
-// characters of "-._~:/+=@": what is safe in a header, a log and a URL's query.
+// ValidCorrelationID reports whether id is 1 to 128 ASCII letters, digits and characters
+// of "-._~:/+=@". These are safe in a header, in a log, and in the query of a URL.
 func ValidCorrelationID(id string) bool { return ids.Valid(id) }
 
-// CorrelationMiddleware puts the inbound request's X-Correlation-ID into its
-// context and on its response. A request with none, or none that is valid, gets
-// a new one; one whose context has an ID already keeps that.
+// CorrelationMiddleware puts the X-Correlation-ID of an inbound request into the
+// request's context and into the response. If the context already has an ID, that one is
+// used. If there is none, or it is invalid, it makes a new one.
 func CorrelationMiddleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := cmp.Or(CorrelationID(r.Context()), r.Header.Get(CorrelationHeader))
@@ -59,15 +58,16 @@ func CorrelationMiddleware(next http.Handler) http.Handler {
 	})
 }
 
-// NewCorrelationHandler returns a handler that adds the context's correlation
-// ID to every record that has none, at the top level whatever groups are open, and passes it
-// on to next.
+// NewCorrelationHandler returns a handler that adds the context's correlation ID to every
+// record that has none, and passes the record on to next. The attribute is at the top
+// level, even if the logger has open groups.
 func NewCorrelationHandler(next slog.Handler) slog.Handler {
 	return &correlationHandler{root: next, current: next}
 }
 
-// correlationHandler keeps the handler from before the first group, and what was
-// derived from it since, to put the ID outside of all groups.
+// correlationHandler keeps the handler from before the first group, and the steps that
+// were derived from it since. It repeats these steps after adding the ID, so that the ID
+// is outside of all groups.
 type correlationHandler struct {
 	root    slog.Handler
 	derived []func(slog.Handler) slog.Handler

@@ -9,19 +9,19 @@ import (
 	"strconv"
 )
 
-// Class is a short name for what went wrong, for metrics, logs and error.type of
-// OpenTelemetry: one of the constants or an HTTP status, such as "503", and nothing a
-// target can make up. It is empty for no error.
+// Class is a short name for what went wrong. It is used in metrics, in logs, and as
+// OpenTelemetry's error.type. It is one of the constants or an HTTP status such as "503",
+// so that a target cannot invent classes. It is empty if there is no error.
 type Class string
 
-// The classes of errors, besides the HTTP statuses.
+// The classes of errors. In addition, every HTTP status is a class.
 const (
 	ClassTimeout          Class = "timeout"
 	ClassCanceled         Class = "canceled"
 	ClassDNS              Class = "dns"
 	ClassConnect          Class = "connect"
 	ClassCertificate      Class = "certificate"
-	ClassConnection       Class = "connection" // that was there, and broke
+	ClassConnection       Class = "connection" // an open connection that broke
 	ClassResponseTooLarge Class = "response_too_large"
 	ClassPanic            Class = "panic"
 	ClassGoexit           Class = "goexit"
@@ -41,9 +41,10 @@ const (
 	ClassOther            Class = "_OTHER"
 )
 
-// ClassOf names what went wrong. Of a [*TargetError] it is what the last attempt met, if
-// there was one. An error of another package, such as one that a queue has kept and read
-// again, names its class by a method ErrorClass() Class.
+// ClassOf returns the class of an error. For a [*TargetError] it is the class of what the
+// last attempt met, if there was one. An error of another package can name its class by a
+// method ErrorClass() Class. For example, the errors that a durable queue has stored and
+// read again do that.
 func ClassOf(err error) Class {
 	if err == nil {
 		return ""
@@ -62,13 +63,13 @@ func ClassOf(err error) Class {
 	return ClassOther
 }
 
-// classified errors name their class, such as a [*TargetError].
+// classified is an error that names its class itself, such as a [*TargetError].
 type classified interface {
 	error
 	ErrorClass() Class
 }
 
-// statusClass keeps a hostile target from making up classes.
+// statusClass prevents a hostile target from inventing classes.
 func statusClass(code int) Class {
 	if code < 100 || code > 599 {
 		return ClassOther
@@ -76,7 +77,7 @@ func statusClass(code int) Class {
 	return Class(strconv.Itoa(code))
 }
 
-// errorClasses are tried in this order: what says most comes first.
+// errorClasses are tried in this order. The most specific class comes first.
 var errorClasses = []struct {
 	class   Class
 	matches func(error) bool
@@ -112,7 +113,7 @@ var errorClasses = []struct {
 	}},
 }
 
-// isTimeout knows the system's own time limits too, such as that of a dial.
+// isTimeout also recognizes time limits of the system, such as that of a dial.
 func isTimeout(err error) bool {
 	var timeout interface{ Timeout() bool }
 	return errors.Is(err, context.DeadlineExceeded) || (errors.As(err, &timeout) && timeout.Timeout())

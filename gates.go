@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// gates is what a target's name has going over all dispatches: its breaker,
-// bulkhead, rate limit and retry budget.
+// gates is the state that a target's name has over all dispatches: its breaker, bulkhead,
+// rate limit and retry budget.
 type gates struct {
 	breaker   *breaker
 	bulkhead  *bulkhead
@@ -16,14 +16,14 @@ type gates struct {
 	hedging   *hedging
 	tally     tally
 
-	keep time.Duration // after the last use
-	idle *idleness     // nil if the target is configured: kept for ever
+	keep time.Duration // how long they are kept after the last use
+	idle *idleness     // nil if the target is configured: its gates are kept forever
 }
 
-// idleness is guarded by its owner's mutex.
+// idleness says how long gates have been unused. The mutex of owner guards its fields.
 type idleness struct {
 	owner *namedGates
-	users int       // dispatches under way
+	users int       // how many dispatches use the gates
 	since time.Time // when users fell to zero
 }
 
@@ -38,12 +38,13 @@ func newGates(p Policy) *gates {
 	}
 }
 
-// sweepEvery is how often unused names are looked for, and how long they are kept
-// at least.
+// sweepEvery is how often unused gates are removed. Gates are kept for at least that
+// time.
 const sweepEvery = 10 * time.Minute
 
-// namedGates keeps the gates of targets given in the call, by name, and forgets
-// those no longer used, so that a million one-off destinations leak nothing.
+// namedGates keeps the gates of targets that are given in the call, by name. It forgets
+// gates that are no longer used, so that a million targets that are used once leak no
+// memory.
 type namedGates struct {
 	mu     sync.Mutex
 	byName map[string]*gates
@@ -77,7 +78,8 @@ func (g *gates) release() {
 	g.idle.since = time.Now()
 }
 
-// sweep looks at all names, at most once per sweepEvery: no goroutine, no timer.
+// sweep removes unused gates. It runs within a call, at most once per sweepEvery, so that
+// neither a goroutine nor a timer is needed.
 func (n *namedGates) sweep(now time.Time) {
 	if now.Sub(n.swept) < sweepEvery {
 		return
@@ -97,7 +99,7 @@ func (n *namedGates) get(name string) (*gates, bool) {
 	return g, ok
 }
 
-// tally is what came of a name's deliveries so far.
+// tally counts what happened to the deliveries to one name so far.
 type tally struct {
 	inFlight          atomic.Int64
 	attempts, retries atomic.Uint64
@@ -118,7 +120,8 @@ func (t *tally) sent(again bool) {
 	}
 }
 
-// ended counts a delivery; class is that of an error worth remembering, or empty.
+// ended counts a delivery that ended. class is the class of its error, or empty if that
+// should not be remembered.
 func (t *tally) ended(outcome Outcome, class string) {
 	t.outcomes[outcome].Add(1)
 	if class != "" {

@@ -10,12 +10,13 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// graph is in which order the targets of a dispatch may begin, by their positions.
+// graph says in which order the targets of a dispatch begin. Targets are numbered by
+// their positions.
 type graph struct {
-	after [][]int // whom each comes after
-	next  [][]int // who comes after each
+	after [][]int // for each target: those that it comes after
+	next  [][]int // for each target: those that come after it
 	saga  bool    // some target can be compensated
-	pivot int     // -1 if there is none
+	pivot int     // position of the pivot; -1 if there is none
 }
 
 // newGraph returns nil if no target depends on another.
@@ -37,12 +38,12 @@ func newGraph(targets []*target) (*graph, error) {
 	return g, g.checkCycles(targets)
 }
 
-// flatGraph is of targets that do not depend on each other.
+// flatGraph is a graph of targets that do not depend on each other.
 func flatGraph(targets int) *graph {
 	return &graph{after: make([][]int, targets), next: make([][]int, targets), pivot: -1}
 }
 
-// chained reports whether a dispatch with this target has an order.
+// chained reports whether the target makes its dispatch a chain.
 func (t *target) chained() bool {
 	return len(t.After) > 0 || t.compensate != nil || t.Pivot
 }
@@ -71,7 +72,8 @@ func (g *graph) add(targets []*target, i int) error {
 	return nil
 }
 
-// checkCycles takes away what can begin, until nothing is left or nothing can.
+// checkCycles removes the targets that can begin, and repeats this until no more can.
+// Those that are left are in a cycle, or come after one.
 func (g *graph) checkCycles(targets []*target) error {
 	waiting := counts(g.after)
 	var free []int
@@ -110,8 +112,9 @@ func counts(lists [][]int) []int {
 	return lengths
 }
 
-// walk does each of the things in a goroutine of its own, when all that it comes
-// after are done, and returns when all are.
+// walk calls do once for each position, each time in a goroutine of its own. It calls do
+// for a position when do has returned for all positions that it comes after. It returns
+// when all have.
 func walk(after, next [][]int, do func(int)) {
 	var mu sync.Mutex
 	var group errgroup.Group
@@ -119,7 +122,7 @@ func walk(after, next [][]int, do func(int)) {
 	var begin func(int)
 	begin = func(i int) {
 		group.Go(func() error {
-			defer func() { // deferred, as user code may call Goexit
+			defer func() { // deferred, because user code may call runtime.Goexit
 				mu.Lock()
 				defer mu.Unlock()
 				for _, j := range next[i] {

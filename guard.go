@@ -10,41 +10,43 @@ import (
 	"github.com/fanout-go/fanout/internal/guard"
 )
 
-// Guard keeps a target from reaching where a stranger who chose its URL must not
-// reach: this machine, private networks, the metadata service of a cloud. Addresses
-// are checked when they are dialled, after the name was resolved. A name that resolves
-// to another address by then gains nothing. Guarded targets share connections only with
-// targets whose Guard and TLS are the same. Only addresses of the public Internet pass:
-// those that the IANA special-purpose registries (RFC 6890) do not set aside,
-// and none that carry another address in them, as NAT64, 6to4 and Teredo do.
+// Guard protects against targets whose URLs strangers choose. It blocks what they must
+// not reach: this machine, private networks, the metadata service of a cloud. Only
+// addresses of the public Internet are allowed. Blocked are addresses that the IANA
+// special-purpose registries (RFC 6890) set aside, and those that contain another
+// address, as NAT64, 6to4 and Teredo do.
 //
-// The zero value, which [PublicOnly] returns, lets through ports 80 and 443 of public
-// addresses. A blocked address ends the delivery with [ErrAddressBlocked]. For tests
-// on loopback:
+// An address is checked when it is dialled, after the name was resolved. So it does not
+// help an attacker to let a name resolve to another address later. Guarded targets share
+// connections only with targets whose Guard and TLS are the same.
+//
+// The zero value, which [PublicOnly] returns, allows ports 80 and 443 of public
+// addresses. A blocked address ends the delivery with [ErrAddressBlocked]. For tests on
+// loopback addresses:
 //
 //	&fanout.Guard{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, AnyPort: true}
 type Guard struct {
-	// Allow are addresses to let through though they are not public: a test server,
-	// a partner's private network. Default none.
+	// Allow are addresses that are allowed although they are not public, for example of a
+	// partner's private network. Default none.
 	Allow []netip.Prefix
-	// Deny are addresses to block though they are public: your own, say. It wins
-	// over Allow. Default none.
+	// Deny are addresses that are blocked although they are public, for example your own. An
+	// address in both Allow and Deny is blocked. Default none.
 	Deny []netip.Prefix
-	// Ports are those that may be dialled. Default, nil or empty, 80 and 443.
+	// Ports are the allowed ports. Nil or empty means the default, 80 and 443.
 	Ports []uint16
-	// AnyPort lets every port through; Ports must be empty then. Default false.
+	// AnyPort allows every port. If it is set, Ports must be empty. Default false.
 	AnyPort bool
-	// Proxy is the way to all guarded targets. It resolves names by itself, and has
-	// to check addresses by itself: the guard then looks at nothing but the ports
-	// and addresses in URLs, and blocks names that are not letters, digits, dots,
-	// hyphens and underscores. Default none, whatever the environment says.
+	// Proxy is a proxy for all requests to guarded targets. It resolves names and must check
+	// addresses itself. The guard then checks only the ports and addresses in URLs, and
+	// blocks names that have other characters than letters, digits, dots, hyphens and
+	// underscores. Default nil: no proxy, even if the environment names one.
 	Proxy *url.URL
 }
 
-// PublicOnly returns a new zero [Guard], which is the caller's to change.
+// PublicOnly returns a new zero [Guard], which the caller may change.
 func PublicOnly() *Guard { return &Guard{} }
 
-// settings are the same for guards that let through the same.
+// settings returns the same text for guards that allow the same.
 func (g *Guard) settings() string {
 	if g == nil {
 		return ""
@@ -72,13 +74,13 @@ func (g *Guard) rules() *guard.Rules {
 	return &guard.Rules{Allow: g.Allow, Deny: g.Deny, Ports: g.ports(), AnyPort: g.AnyPort, Proxied: g.Proxy != nil}
 }
 
-// checkURL blocks what can be known before anything is dialled, for a proxy hides
-// the rest.
+// checkURL blocks what is known to be wrong before anything is dialled. If there is a
+// proxy, nothing else is known.
 func (g *Guard) checkURL(u *url.URL) error {
 	return blocked(g.rules().Host(u.Hostname(), uint16(guard.Port(u)))) //nolint:gosec // URLs are checked for it
 }
 
-// control is for a dialler, which calls it with each address before connecting.
+// control is called by a dialler with each address, before it connects.
 func (g *Guard) control(network, address string, _ syscall.RawConn) error {
 	return blocked(g.rules().Dial(network, address))
 }

@@ -105,7 +105,7 @@ type exchange struct {
 	request http.Request
 	body    bytes.Reader
 	values  [4]string     // of the headers set for each attempt
-	sight   *sight        // nil under a transport that does not tell
+	trace   *wireTrace    // nil under a transport that does not tell
 	answer  *Response     // outlives the rest: it is in the result
 	refused *http.Request // whose credentials are to be renewed; nil if none are
 	sent    *Request      // what the attempt sends
@@ -118,8 +118,8 @@ type exchange struct {
 func (e *endpoint) build(ctx context.Context, x *exchange, r *Request) error {
 	watched := ctx
 	if e.traced {
-		x.sight = new(sight)
-		watched = x.sight.watch(ctx, e.own)
+		x.trace = new(wireTrace)
+		watched = x.trace.watch(ctx, e.own)
 	}
 	body := r.Body
 	if e.method == http.MethodGet || e.method == http.MethodHead {
@@ -223,7 +223,7 @@ func canonical(h http.Header) http.Header {
 func (e *endpoint) roundTrip(ctx context.Context, x *exchange) (*Response, error) {
 	resp, err := e.transport.RoundTrip(&x.request)
 	switch {
-	case err != nil && x.sight != nil && x.sight.nothingSent():
+	case err != nil && x.trace != nil && x.trace.nothingSent():
 		return nil, NotSent(redact.Quotes(err))
 	case err != nil:
 		return nil, redact.Quotes(err)

@@ -8,32 +8,35 @@ import (
 	"github.com/fanout-go/fanout/internal/header"
 )
 
-// Idempotency says how a target is told that two attempts are the same
-// operation, since a target that does not answer may have acted. Every delivery has one key: the same on all its attempts, and
-// unlike that of any other target or dispatch. HTTP targets get it in a header,
-// as the IETF draft "The Idempotency-Key HTTP Header Field" describes; a
-// [Sender] finds it in [Request.IdempotencyKey].
+// Idempotency says how a target can recognize that two attempts are the same operation.
+// This matters because a target may have acted although its answer was lost.
 //
-// For a keyed request a 409 means that an earlier attempt is still being worked
-// on: it is retried, and ends in [Unknown]. A 422 means that the key was used for
-// something else, and is not.
+// Every delivery has one key. All its attempts carry it, and no other target has the same
+// one. Another dispatch has other keys, unless it is given the same [Payload.Key]. HTTP
+// targets get the key in a header, as the IETF draft "The Idempotency-Key HTTP Header
+// Field" describes. A [Sender] finds it in [Request.Key].
+//
+// If a request with a key is answered with 409, the target is still working on an earlier
+// attempt. It is retried, unless you have set [Retry.Statuses] without 409. If the
+// delivery ends with a 409, its outcome is [Unknown]. A 422 means that the key was used
+// for another operation, and is not retried.
 type Idempotency struct {
-	// Header is the name of the header. Default "Idempotency-Key"; "-" sends
-	// none, and then POST and PATCH are retried only where nothing can have
+	// Header is the name of the header. Empty means the default, "Idempotency-Key"; "-"
+	// means that no key is sent. POST and PATCH are then only retried if nothing can have
 	// reached the target.
 	Header string
-	// Format of the header's value. Default [KeyPlain].
+	// Format is the format of the header's value. Empty means the default, [KeyPlain].
 	Format KeyFormat
 }
 
-// KeyFormat is how an idempotency key is written in its header.
+// KeyFormat says how an idempotency key is written in its header.
 type KeyFormat string
 
 const (
-	// KeyPlain writes the key as it is, which most APIs expect.
+	// KeyPlain writes the key as it is. Most APIs expect that.
 	KeyPlain KeyFormat = "plain"
-	// KeyStructured writes it as a Structured Field string (RFC 9651), in
-	// quotes, which the IETF draft asks for.
+	// KeyStructured writes the key as a Structured Field string (RFC 9651), in quotes. The
+	// IETF draft asks for that.
 	KeyStructured KeyFormat = "structured"
 )
 
@@ -57,7 +60,7 @@ func (i Idempotency) check() error {
 	return nil
 }
 
-// taken reports whether a header cannot carry a key.
+// taken reports whether a header has another purpose, so that it cannot carry a key.
 func taken(name string) bool {
 	switch name {
 	case "Idempotency-Key":

@@ -8,8 +8,8 @@ import (
 	"github.com/fanout-go/fanout/internal/redact"
 )
 
-// log writes to the logger of the configuration, or else to the process's own as it is
-// when a record is written.
+// log writes to the configured logger. If there is none, it writes to the process's
+// default logger of the moment at which a record is written.
 type log struct{ configured *slog.Logger }
 
 func (l log) logger() *slog.Logger {
@@ -23,7 +23,7 @@ func (l log) enabled(ctx context.Context, level slog.Level) bool {
 	return l.logger().Enabled(ctx, level)
 }
 
-// failure is one target's part in the record of a dispatch that failed.
+// failure describes one target in the log record of a dispatch that failed.
 type failure struct {
 	Target   string  `json:"target"`
 	Outcome  Outcome `json:"outcome"`
@@ -33,8 +33,8 @@ type failure struct {
 	Error    string  `json:"error"`
 }
 
-// dispatch writes nothing if all went well, and a warning if it went well
-// enough: only optional targets failed, or a fallback answered.
+// dispatch writes nothing if all targets succeeded. If only optional targets failed, or a
+// fallback answered, it writes a warning. Otherwise it writes an error.
 func (l log) dispatch(ctx context.Context, p *Payload, results Results, err error) {
 	level, message := slog.LevelError, "fanout: dispatch failed"
 	if err == nil {
@@ -56,7 +56,7 @@ func (l log) dispatch(ctx context.Context, p *Payload, results Results, err erro
 	l.write(ctx, level, message, p, slog.Int("targets", len(results)), slog.Any("failures", failures))
 }
 
-// worthTelling leaves out what nobody waited for any more.
+// worthTelling leaves out targets whose result nobody needed any more.
 func (r *Result) worthTelling() bool {
 	return r.err != nil && !errors.Is(r.err, ErrNotNeeded) && !errors.Is(r.err, ErrUnderWay)
 }
@@ -103,7 +103,7 @@ func (l log) write(ctx context.Context, level slog.Level, message string, p *Pay
 	l.logger().LogAttrs(ctx, level, message, append(ids, attributes...)...)
 }
 
-// securityLog is for [Config.SecurityLogger]; nobody reads it if that is nil.
+// securityLog writes to [Config.SecurityLogger]. If that is nil, nothing is written.
 type securityLog struct{ logger *slog.Logger }
 
 func (l securityLog) on() bool { return l.logger != nil }

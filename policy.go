@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// Policy says how one target is called. Zero fields of a target's policy
-// inherit [Config.Defaults], whose zero fields take the defaults given here. So the zero
-// Policy is complete, and safe to use as it is.
+// Policy says how one target is called. A zero field of a target's policy is taken from
+// [Config.Defaults]. A field that is zero there too has the default given here. So the
+// zero Policy is complete, and safe to use.
 //
 // An attempt goes through these steps, in this order:
 //
@@ -19,20 +19,20 @@ import (
 //  6. [Target.Auth] and [Target.Sign] add to the request.
 //  7. The request is sent. The answer is read, within bounds, and judged.
 //
-// Then [Retry] decides whether there is another attempt, and waits for it without a place
-// or a token. Timeout bounds it all. What waits in steps 1 to 4 never counts against a
-// target, and what is rejected there, or cancelled by the caller, never moves its breaker.
+// After that, [Retry] decides whether there is another attempt. The wait before it
+// occupies no place and no token. Timeout limits the whole delivery. Waiting in steps 1
+// to 4 is never counted against a target. Attempts that are rejected there, and those
+// that the caller cancels, never change the breaker's state.
 type Policy struct {
-	// Timeout bounds the whole delivery: queues, attempts and backoff.
-	// Default 30 s; negative means no bound but the caller's context.
+	// Timeout limits the whole delivery: waiting, attempts, and backoff. Zero means the
+	// default, 30 s; negative means that only the caller's context limits it.
 	Timeout time.Duration
-	// AttemptTimeout bounds one attempt, from leaving the queues to the last
-	// byte of the answer. Default 10 s, and never more than what is left of
-	// Timeout; negative means no bound of its own.
+	// AttemptTimeout limits one attempt, from step 5 to the last byte of the answer. It is
+	// never more than what is left of Timeout. Zero means the default, 10 s; negative means
+	// that only Timeout limits an attempt.
 	AttemptTimeout time.Duration
-	// MaxResponseBytes bounds the answer's body after decompression; a larger
-	// one is refused with [ErrResponseTooLarge]. Default 1 MiB; negative means
-	// no bound.
+	// MaxResponseBytes limits the body of an answer, after decompression. A larger one is an
+	// error, [ErrResponseTooLarge]. Zero means the default, 1 MiB; negative means no limit.
 	MaxResponseBytes int64
 
 	Retry       Retry
@@ -49,7 +49,7 @@ const (
 	defaultMaxResponseBytes = 1 << 20
 )
 
-// over fills p's zero fields from base.
+// over returns p, with its zero fields taken from base.
 func (p Policy) over(base Policy) Policy {
 	return Policy{
 		Timeout:          cmp.Or(p.Timeout, base.Timeout),
@@ -76,7 +76,7 @@ func (p Policy) withDefaults() Policy {
 	return p
 }
 
-// longestAttempt is how long one attempt may last, zero if nothing bounds it.
+// longestAttempt returns how long one attempt may last. It is zero if nothing limits it.
 func (p Policy) longestAttempt() time.Duration {
 	switch {
 	case p.Timeout > 0 && p.AttemptTimeout > 0:
@@ -86,8 +86,8 @@ func (p Policy) longestAttempt() time.Duration {
 	}
 }
 
-// check refuses what cannot be meant. It is called before the defaults are in,
-// so that a default never contradicts a setting.
+// check refuses invalid values. It is called before the defaults are filled in, so that a
+// default never contradicts a value that the user set.
 func (p Policy) check() error {
 	return join(
 		notTooLong("Timeout", p.Timeout),
@@ -102,8 +102,8 @@ func (p Policy) check() error {
 	)
 }
 
-// memory is how long a policy's gates remember anything: an open breaker, a
-// window of failures, an empty bucket.
+// memory returns how long a policy's gates remember anything, such as an open breaker,
+// failures within the window, or an empty bucket.
 func (p Policy) memory() time.Duration {
 	longest := max(p.Breaker.Window, p.Breaker.OpenFor+p.Breaker.OpenFor/10)
 	if p.RateLimit.PerSecond > 0 {

@@ -9,19 +9,21 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// RateLimit spaces the attempts to one target: a bucket of Burst tokens that
-// refills at PerSecond; every attempt, retries included, takes one and waits
-// for it if need be. An attempt that is not sent after all gives its token back.
+// RateLimit limits how many attempts per second are sent to one target. It is a bucket of
+// Burst tokens, which is refilled with PerSecond tokens a second. Every attempt, also a
+// retry, takes a token, and waits for one if the bucket is empty. For example, with a
+// PerSecond of 10 and a Burst of 20, 20 attempts can start at once, and then one every
+// 100 ms. If an attempt is not sent after all, it gives its token back.
 type RateLimit struct {
-	// PerSecond is the mean rate. Default and negative: no rate limit.
+	// PerSecond is the average rate. Zero, the default, and negative mean no limit.
 	PerSecond float64
-	// Burst is how many attempts may start at once. Default PerSecond rounded
-	// up; negative is refused.
+	// Burst is how many attempts may start at once. Zero means the default: PerSecond,
+	// rounded up. Negative is refused, and so is a Burst without PerSecond.
 	Burst int
-	// MaxWait is the longest wait for a token; beyond it the attempt is
-	// rejected at once with [ErrRateLimited], as it is when the token would come
-	// after the deadline. Default: as long as [Policy.Timeout] leaves; negative
-	// means no wait.
+	// MaxWait is how long an attempt may wait for a token. If it would have to wait longer,
+	// or beyond the deadline of its delivery, it is rejected at once with [ErrRateLimited].
+	// Zero, the default, means as long as [Policy.Timeout] allows; negative means that no
+	// attempt waits.
 	MaxWait time.Duration
 }
 
@@ -51,7 +53,7 @@ func (r RateLimit) check() error {
 	return join(errs...)
 }
 
-// rateLimit is the gate of a [RateLimit]; nil lets everything through.
+// rateLimit is the gate of a [RateLimit]. A nil rateLimit lets everything through.
 type rateLimit struct {
 	limiter *rate.Limiter
 	maxWait time.Duration
@@ -64,10 +66,10 @@ func newRateLimit(r RateLimit) *rateLimit {
 	return &rateLimit{rate.NewLimiter(rate.Limit(r.PerSecond), r.Burst), max(0, r.MaxWait)}
 }
 
-// allow takes a token, which giveBack returns, if there is one.
+// allow takes a token if there is one. giveBack returns it.
 func (r *rateLimit) allow(now time.Time) bool { return r == nil || r.limiter.AllowN(now, 1) }
 
-// wait takes the next token to come.
+// wait takes the next token, and waits until it is there.
 func (r *rateLimit) wait(ctx context.Context) error {
 	reservation := r.limiter.Reserve()
 	delay := reservation.Delay()
@@ -82,9 +84,9 @@ func (r *rateLimit) wait(ctx context.Context) error {
 	return nil
 }
 
-// giveBack returns the token of an attempt that was not sent. A reservation can
-// not be cancelled in full once a later one was made or its time has come, but
-// one of -1 token undoes it.
+// giveBack returns the token of an attempt that was not sent. It does not cancel the
+// reservation: that would not return the whole token if a later reservation exists, or if
+// the time of this one has come. Reserving -1 token always returns it.
 func (r *rateLimit) giveBack() {
 	if r != nil {
 		r.limiter.ReserveN(time.Now(), -1)

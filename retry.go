@@ -11,44 +11,51 @@ import (
 	"github.com/cenkalti/backoff/v4"
 )
 
-// Retry says when a failed attempt is followed by another, and after what wait.
+// Retry says which failed attempts are retried, and how long to wait before.
 //
-// Failures to connect, timeouts, broken answers and the [Retry.Statuses] are
-// retried; certificate errors and other statuses are not. Where the request may
-// have reached the target, it is retried only if its method is idempotent
-// (RFC 9110, section 9.2.2) or it carries an idempotency key.
+// Failures to connect, timeouts, broken answers and the [Retry.Statuses] are retried.
+// Certificate errors and other statuses are not. If the request may have reached the
+// target, it is only retried if its method is idempotent (RFC 9110, section 9.2.2) or it
+// carries an idempotency key.
 //
-// The wait grows exponentially from InitialBackoff to MaxBackoff, with jitter.
-// A Retry-After header is waited for in full and then a little longer; one that
-// does not fit into the time left ends the delivery at once.
+// The wait grows exponentially from InitialBackoff to MaxBackoff, with random jitter.
+// With the defaults, for example, the first wait is 50 to 150 ms, and the second one 100
+// to 300 ms. If an answer has a Retry-After header, the wait is that long and a little
+// longer. If the time left is too short for that, the delivery ends at once.
 type Retry struct {
-	// MaxAttempts counts all attempts, the first included. Default 3; 1 switches
-	// retries off; negative is refused.
+	// MaxAttempts is the number of attempts, including the first one. Zero means the
+	// default, 3; 1 switches retries off; negative is refused.
 	MaxAttempts int
-	// InitialBackoff is the first wait before jitter. Default 100 ms; negative
-	// is refused.
+	// InitialBackoff is the first wait, before jitter. Zero means the default, 100 ms;
+	// negative is refused.
 	InitialBackoff time.Duration
-	// MaxBackoff caps every wait, jitter included, but for a Retry-After.
-	// Default 20 s; negative is refused.
+	// MaxBackoff is the longest wait, including jitter. Only a Retry-After can be longer.
+	// Zero means the default, 20 s; negative is refused.
 	MaxBackoff time.Duration
-	// Multiplier is the growth from one wait to the next, at least 1. Default 2.
+	// Multiplier is the factor from one wait to the next. Zero means the default, 2; less
+	// than 1 is refused.
 	Multiplier float64
-	// Jitter spreads a wait w evenly over w·(1-Jitter) to w·(1+Jitter), at
-	// most 1. Default 0.5; negative means no jitter.
+	// Jitter says how much a wait varies at random. A wait w becomes any value from
+	// w·(1-Jitter) to w·(1+Jitter). It is at most 1. Zero means the default, 0.5; negative
+	// means no jitter.
 	Jitter float64
-	// ThrottledBackoff is the least first wait, before jitter, after a 429 or
-	// 503 without a Retry-After. Default 1 s; negative means no difference.
+	// ThrottledBackoff is the shortest first wait, before jitter, after a 429 or a 503
+	// without a Retry-After. Zero means the default, 1 s; negative means that InitialBackoff
+	// applies as after any other failure.
 	ThrottledBackoff time.Duration
-	// Statuses are the HTTP statuses worth a retry. Default 408, 425, 429, 500,
-	// 502, 503 and 504, and 409 if the request carries an idempotency key; not nil
-	// and empty means none.
+	// Statuses are the HTTP statuses that are retried, from 300 to 599. Nil means the
+	// default: 408, 425, 429, 500, 502, 503 and 504, and also 409 if the request carries an
+	// idempotency key. An empty list means none.
 	Statuses []int
-	// Budget bounds the retries to a target over all dispatches: a bucket of
-	// this many tokens, full at first; a retry takes one. Default 10; negative
-	// means no bound.
+	// Budget limits the retries to a target over all dispatches. It is the size of a bucket
+	// of tokens, which is full at first. A retry takes one token; if there is none, the
+	// delivery ends with [ErrRetryBudget], unless its queue lets it wait, see
+	// [Round.Patient]. Zero means the default, 10; negative means no limit; a value between
+	// 0 and 1 is refused.
 	Budget float64
-	// BudgetRefill is what a success puts back into the bucket, so that retries
-	// add at most this share to the load. Default 0.1; negative means nothing.
+	// BudgetRefill is what a success adds to the bucket. It is the largest share of retries
+	// in the long run. For example, 0.1 allows one retry for ten successes. Zero means the
+	// default, 0.1; negative means that nothing is added.
 	BudgetRefill float64
 }
 
@@ -114,10 +121,11 @@ func (r Retry) check() error {
 	return join(errs...)
 }
 
-// schedule is the waits of one delivery. The zero value is before its first.
+// schedule calculates the waits of one delivery. The zero value is ready for the first
+// wait.
 type schedule struct{ waits *backoff.ExponentialBackOff }
 
-// next is the wait before the next attempt, never shorter than hint.
+// next returns the wait before the next attempt. It is never shorter than hint.
 func (s *schedule) next(r *Retry, throttled bool, hint time.Duration) time.Duration {
 	if s.waits == nil {
 		s.waits = &backoff.ExponentialBackOff{
@@ -150,7 +158,7 @@ func saturatingAdd(a, b time.Duration) time.Duration {
 	return maxDuration
 }
 
-// budget is the bucket of tokens that a target's retries are paid from.
+// budget is a bucket of tokens. Each retry of a target takes one.
 type budget struct {
 	mu     sync.Mutex
 	tokens float64
@@ -178,7 +186,7 @@ func (b *budget) take() bool {
 	return true
 }
 
-// giveBack returns the token of a retry that was never sent.
+// giveBack returns the token of a retry that was not sent.
 func (b *budget) giveBack() { b.add(1) }
 
 func (b *budget) success() {

@@ -8,42 +8,45 @@ import (
 	"github.com/fanout-go/fanout/internal/otel"
 )
 
-// Snapshot is how a dispatcher's configured targets are at one moment, in
-// definition order, each followed by its fallbacks and compensation. It holds no address and nothing a target has said.
+// Snapshot shows the state of a dispatcher's configured targets at one moment. They are
+// in the order of their definitions, each followed by its fallbacks and its compensation.
+// A snapshot has no addresses, and no texts from targets.
 type Snapshot struct {
 	Time time.Time `json:"time"`
-	// BacklogError is the [Class] of the queue's error, if its backlog cannot be read.
-	// Then no target has a Backlog.
+	// BacklogError is the class of the queue's error if its backlog could not be read. In
+	// that case no target has a Backlog. Empty if there was no error.
 	BacklogError Class            `json:"backlog_error,omitempty"`
 	Targets      []TargetSnapshot `json:"targets"`
 }
 
-// TargetSnapshot is how one target is. Counts are since it was configured, or its
-// definition changed so that its breaker started anew.
+// TargetSnapshot shows the state of one target. The counts begin when the target is
+// configured. They begin again when its definition changes so that its breaker starts
+// anew.
 type TargetSnapshot struct {
 	Target   string       `json:"target"`
 	Optional bool         `json:"optional,omitempty"`
 	Breaker  BreakerState `json:"breaker"`
-	InFlight int64        `json:"in_flight"` // attempts
-	Waiting  int64        `json:"waiting"`   // attempts, for the bulkhead
+	InFlight int64        `json:"in_flight"` // attempts that are running
+	Waiting  int64        `json:"waiting"`   // attempts that wait for the bulkhead
 
-	// Backlog is what the queue holds for the target; nil if the queue cannot tell.
+	// Backlog is what the queue holds for the target. It is nil if the queue cannot report
+	// it.
 	Backlog *Backlog `json:"backlog,omitempty"`
 
 	Attempts  uint64 `json:"attempts"`
 	Retries   uint64 `json:"retries"`
-	Delivered uint64 `json:"delivered"` // deliveries, as all below
+	Delivered uint64 `json:"delivered"` // this and the counts below are deliveries
 	Failed    uint64 `json:"failed"`
 	Unknown   uint64 `json:"unknown"`
 	Rejected  uint64 `json:"rejected"`
 	Degraded  uint64 `json:"degraded"`
 	Skipped   uint64 `json:"skipped"`
 
-	LastError   Class     `json:"last_error,omitempty"` // not that the breaker was open
+	LastError   Class     `json:"last_error,omitempty"` // ignores rejections by an open breaker
 	LastErrorAt time.Time `json:"last_error_at,omitzero"`
 }
 
-// snapshot is how the targets are, with what the queue holds for each.
+// snapshot returns the state of the targets, with what the queue holds for each.
 func snapshot(targets []*target, backlog map[string]Backlog, err error) Snapshot {
 	s := Snapshot{Time: time.Now(), Targets: []TargetSnapshot{}, BacklogError: ClassOf(err)}
 	for t := range withOthers(targets) {
@@ -59,7 +62,8 @@ func snapshot(targets []*target, backlog map[string]Backlog, err error) Snapshot
 	return s
 }
 
-// backlogOf is what a queue holds for each target; nil if it cannot tell.
+// backlogOf returns what a queue holds for each target. It is nil if the queue cannot
+// report it.
 func backlogOf(ctx context.Context, queue Queue) (map[string]Backlog, error) {
 	reporter, ok := ability.Of[BacklogReporter](queue)
 	if !ok {
@@ -97,7 +101,7 @@ func (g *gates) snapshot() TargetSnapshot {
 	return s
 }
 
-// gaugesOf are the targets that have series of their own.
+// gaugesOf returns the values of the targets that have time series of their own.
 func gaugesOf(targets []*target) []otel.Gauges {
 	var all []otel.Gauges
 	for t := range withOthers(targets) {
@@ -111,7 +115,8 @@ func gaugesOf(targets []*target) []otel.Gauges {
 
 var stateValues = map[BreakerState]int64{BreakerClosed: 0, BreakerHalfOpen: 1, BreakerOpen: 2}
 
-// byLabel adds a backlog up for metrics, with a zero for every configured target.
+// byLabel adds up a backlog for metrics. Every configured target is in it, with zero if
+// the queue holds nothing for it.
 func byLabel(backlog map[string]Backlog, configured []string, label func(string) string) map[string]otel.Backlog {
 	all := map[string]otel.Backlog{}
 	for _, name := range configured {

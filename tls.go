@@ -8,22 +8,25 @@ import (
 	"github.com/fanout-go/fanout/internal/watchfile"
 )
 
-// TLS is how a target is told who calls (mutual TLS), and whom to believe. TLS 1.2
-// is the least in any case. Targets with equal settings share connections.
+// TLS says how we identify ourselves to a target (mutual TLS), and which certificates of
+// the target we accept. The oldest version is TLS 1.2, whatever is set here. Targets with
+// equal settings share connections.
 type TLS struct {
-	// CertFile and KeyFile are a client certificate with its chain, and its private
-	// key, in PEM. They are looked at once a second at most, when a connection is
-	// made, and read again if the certificate has changed; connections that stand
-	// go on. While the two do not fit, the last that did are used. Default none.
+	// CertFile and KeyFile are PEM files with a client certificate and its chain, and with
+	// the private key. The files are looked at when a connection is made, but at most once a
+	// second. If the certificate has changed, both are read again. Open connections are
+	// kept. If the key does not fit the certificate, the last pair that fitted is used.
+	// Default none.
 	CertFile, KeyFile string
-	// CAFile has the certificates, in PEM, of those who may vouch for the target.
-	// It is read once by a dispatcher. Default the system's.
+	// CAFile is a PEM file with the certificates of the authorities that may sign the
+	// target's certificate. A dispatcher reads it once. Default: those of the system.
 	CAFile string
-	// ServerName is who the target has to be, if not the host in its URL.
+	// ServerName is the name that the target's certificate must have. Default: the host in
+	// its URL.
 	ServerName string
 }
 
-// config reads the files, so that what is wrong with them is known at once.
+// config reads the files at once, so that mistakes are found early.
 func (t *TLS) config() (*tls.Config, error) {
 	own := *t // which its owner may change
 	t = &own

@@ -14,10 +14,10 @@ import (
 	"time"
 )
 
-// newTransport is the transport of a dispatcher that was given none. It is its
-// own: nobody else's settings, cookies or idle connections. When closing ends, so
-// do its connections, those included that net/http still opens for an attempt
-// which has given up.
+// newTransport makes a transport for a dispatcher that was given none. It shares no
+// settings, cookies or idle connections with anything else. When closing ends, its
+// connections are closed. That includes connections which net/http is still opening for
+// an attempt that has already given up.
 func newTransport(closing context.Context, guard *Guard, tlsConfig *tls.Config) *ownTransport {
 	dialer := &net.Dialer{Timeout: 3 * time.Second, KeepAlive: 30 * time.Second}
 	proxy := http.ProxyFromEnvironment
@@ -60,8 +60,8 @@ func newTransport(closing context.Context, guard *Guard, tlsConfig *tls.Config) 
 	}}
 }
 
-// inTheClear refuses a proxy that is spoken to over TLS: net/http would show it the
-// certificate that is for the target.
+// inTheClear refuses a proxy that is reached over TLS. net/http would show it the client
+// certificate that is meant for the target.
 func inTheClear(proxy func(*http.Request) (*url.URL, error)) func(*http.Request) (*url.URL, error) {
 	return func(r *http.Request) (*url.URL, error) {
 		u, err := proxy(r)
@@ -72,13 +72,15 @@ func inTheClear(proxy func(*http.Request) (*url.URL, error)) func(*http.Request)
 	}
 }
 
-// ownTransport tells the dispatcher's from a user's.
+// ownTransport is a transport of the dispatcher. The type tells it from one that a user
+// configured.
 type ownTransport struct {
 	*http.Transport
-	guard *Guard // nil if there is none
+	guard *Guard // nil if the target is not guarded
 }
 
-// RoundTrip has the guard look at the URL too, for a proxy hides the rest.
+// RoundTrip lets the guard check the URL first. With a proxy, the address of the target
+// is not dialled here, so that nothing else could be checked.
 func (t *ownTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if t.guard != nil {
 		if err := t.guard.checkURL(r.URL); err != nil {
@@ -89,9 +91,9 @@ func (t *ownTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return t.Transport.RoundTrip(r)
 }
 
-// transports are those that the dispatcher has made, by what they were made for.
+// transports holds the transports that a dispatcher has made, by guard and TLS settings.
 type transports struct {
-	closing context.Context // ends their connections
+	closing context.Context // its end closes their connections
 
 	mu   sync.Mutex
 	made map[transportKey]http.RoundTripper
@@ -132,12 +134,12 @@ func (t *transports) get(guard *Guard, own *TLS) (http.RoundTripper, error) {
 	return t.made[key], nil
 }
 
-// countedConn knows how many bytes were written to it, which tells a request
-// that died before it was sent from one that died after.
+// countedConn counts the bytes written to it. The count tells whether an attempt failed
+// before or after its request was sent.
 type countedConn struct {
 	net.Conn
 	written atomic.Int64
-	release func() bool // forgets the connection, which is else kept until closing
+	release func() bool // lets closing forget the connection, which it would otherwise keep
 }
 
 func (c *countedConn) Close() error {
@@ -151,18 +153,18 @@ func (c *countedConn) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// sight is what an attempt was seen to do on the wire. The transport's
-// goroutines may report after RoundTrip has returned, hence the atomics.
-type sight struct {
+// wireTrace records what an attempt did on the wire. Its fields are atomic, because
+// goroutines of the transport may still report after RoundTrip has returned.
+type wireTrace struct {
 	trace     httptrace.ClientTrace
-	asked     atomic.Bool // for a connection: not so under a protocol that a user registered
+	asked     atomic.Bool // a connection was requested; not so for a protocol that a user registered
 	connected atomic.Bool
-	conn      atomic.Pointer[countedConn] // nil under a transport that is not ours
+	conn      atomic.Pointer[countedConn] // nil if the transport is not ours
 	before    atomic.Int64                // bytes written to conn for earlier requests
 }
 
-// watch adds to whatever trace the context has.
-func (s *sight) watch(ctx context.Context, own bool) context.Context {
+// watch adds its trace to the one that the context may have.
+func (s *wireTrace) watch(ctx context.Context, own bool) context.Context {
 	s.asked.Store(own)
 	if !own {
 		s.trace.GetConn = func(string) { s.asked.Store(true) }
@@ -171,7 +173,7 @@ func (s *sight) watch(ctx context.Context, own bool) context.Context {
 	return httptrace.WithClientTrace(ctx, &s.trace)
 }
 
-func (s *sight) gotConn(info httptrace.GotConnInfo) {
+func (s *wireTrace) gotConn(info httptrace.GotConnInfo) {
 	if conn := counted(info.Conn); conn != nil {
 		s.before.Store(conn.written.Load())
 		s.conn.Store(conn)
@@ -179,8 +181,9 @@ func (s *sight) gotConn(info httptrace.GotConnInfo) {
 	s.connected.Store(true)
 }
 
-// counted looks below TLS. Over HTTP/2 bytes say nothing: the request is written
-// by a goroutine that may come to it when RoundTrip has returned.
+// counted finds the countedConn below TLS. It returns nil for HTTP/2, where the number of
+// bytes says nothing: another goroutine writes the request, possibly after RoundTrip has
+// returned.
 func counted(conn net.Conn) *countedConn {
 	if secure, ok := conn.(*tls.Conn); ok {
 		if secure.ConnectionState().NegotiatedProtocol == "h2" {
@@ -192,8 +195,8 @@ func counted(conn net.Conn) *countedConn {
 	return c
 }
 
-// nothingSent reports whether not a byte of the request can have left.
-func (s *sight) nothingSent() bool {
+// nothingSent reports whether it is certain that no byte of the request was sent.
+func (s *wireTrace) nothingSent() bool {
 	if !s.connected.Load() {
 		return s.asked.Load()
 	}

@@ -67,8 +67,8 @@ type Config struct {
 //   - 422 without a reason: [fanout.Config.Validate] or [fanout.Target.Validate] refused
 //     it
 //   - 500: anything else failed, for example the database of the queue
-//   - 503 with a Retry-After: the queue is full, the dispatcher is closed, or there is no
-//     target to send it to
+//   - 503 with a Retry-After: the queue is full, the dispatcher is closed, there is no
+//     target to send it to, or a target cannot be looked up
 type Handler struct {
 	dispatcher *fanout.Dispatcher
 	config     Config

@@ -6,23 +6,25 @@ import (
 	"time"
 )
 
-// Group counts what is under way, until nothing is. Then Closing ends.
+// Group counts operations that are running. When the last one has ended, Closing ends.
+// The group itself is the first operation, so that the count cannot reach zero before it
+// is closed.
 type Group struct {
 	mu       sync.Mutex
 	running  int
 	closed   bool
-	finished chan struct{} // closed when nothing is running any more
+	finished chan struct{} // closed when no operation is running any more
 
-	// Overtime ends when what is under way has had time enough.
-	Overtime context.Context //nolint:containedctx // it is what the group is about
+	// Overtime ends when running operations must stop, because the time to close is over.
+	Overtime context.Context //nolint:containedctx // the group is made for it
 	TimeIsUp context.CancelFunc
 
-	// Closing ends when nothing is running any more.
+	// Closing ends when no operation is running any more.
 	Closing context.Context //nolint:containedctx // as above
 	hangUp  context.CancelFunc
 }
 
-// Init begins the group with its first member.
+// Init begins the group, with one operation.
 func (g *Group) Init() {
 	g.running = 1
 	g.finished = make(chan struct{})
@@ -30,7 +32,8 @@ func (g *Group) Init() {
 	g.Closing, g.hangUp = context.WithCancel(context.Background())
 }
 
-// Begin counts one more that is under way, unless the group is closed.
+// Begin counts one more operation, and returns true. If the group is closed, it returns
+// false and counts nothing.
 func (g *Group) Begin() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -40,14 +43,15 @@ func (g *Group) Begin() bool {
 	return !g.closed
 }
 
-// Resume is Begin for what is part of something that has begun.
+// Resume counts one more operation, also if the group is closed. It is for a part of an
+// operation that is running.
 func (g *Group) Resume() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.running++
 }
 
-// End counts one less.
+// End counts one operation less.
 func (g *Group) End() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -58,7 +62,7 @@ func (g *Group) End() {
 	}
 }
 
-// Close lets nothing more begin.
+// Close makes Begin return false from now on.
 func (g *Group) Close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -72,8 +76,8 @@ func (g *Group) IsClosed() bool {
 	return g.closed
 }
 
-// Wait returns 0 when all has ended, or how many are still under way when the grace after
-// the end of ctx is over.
+// Wait returns 0 when all operations have ended. If ctx ends before, it waits for grace
+// longer, and then returns how many operations are still running.
 func (g *Group) Wait(ctx context.Context, grace time.Duration) (running int) {
 	select {
 	case <-g.finished:
