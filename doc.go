@@ -22,7 +22,8 @@
 //
 // # Packages beside this one
 //
-// Package auth has credentials, webhook signatures, and cloudevent events as payloads.
+// Package auth has credentials, package webhook has signatures, and package cloudevent
+// makes payloads of events.
 // Package fanouthttp has a handler and a status page, fanoutfile reads targets from JSON,
 // and fanouttest has fake targets. Module durable keeps what is submitted in a database.
 package fanout

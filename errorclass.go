@@ -35,14 +35,19 @@ const (
 	ClassPrepare          Class = "prepare"
 	ClassInvalid          Class = "invalid"
 	ClassUnknownTarget    Class = "unknown_target"
+	ClassTargetGone       Class = "target_gone"
 	ClassLookup           Class = "lookup"
 	ClassSkipped          Class = "skipped"
 	ClassCompensated      Class = "compensated"
+	ClassNotNeeded        Class = "not_needed" // a quorum was reached without it
+	ClassUnderWay         Class = "under_way"  // a quorum was reached, and it goes on
+	ClassSeveral          Class = "several"    // targets failed for different reasons
 	ClassOther            Class = "_OTHER"
 )
 
 // ClassOf returns the class of an error. For a [*TargetError] it is the class of what the
-// last attempt met, if there was one. An error of another package can name its class by a
+// last attempt met, if there was one. For a [*DispatchError] it is the class that all its
+// failures share, or [ClassSeveral]. An error of another package can name its class by a
 // method ErrorClass() Class. For example, the errors that a durable queue has stored and
 // read again do that.
 func ClassOf(err error) Class {
@@ -91,10 +96,13 @@ var errorClasses = []struct {
 	{ClassAuth, is(ErrAuth)},
 	{ClassPrepare, is(ErrPrepare)},
 	{ClassLookup, is(ErrLookup)},
-	{ClassUnknownTarget, func(err error) bool { return errors.Is(err, ErrUnknownTarget) || errors.Is(err, ErrTargetGone) }},
+	{ClassTargetGone, is(ErrTargetGone)},
+	{ClassUnknownTarget, is(ErrUnknownTarget)},
 	{ClassInvalid, is(ErrInvalid)},
 	{ClassSkipped, is(ErrSkipped)},
 	{ClassCompensated, is(ErrCompensated)},
+	{ClassNotNeeded, is(ErrNotNeeded)},
+	{ClassUnderWay, is(ErrUnderWay)},
 	{ClassClosed, is(ErrClosed)},
 	{ClassAddressBlocked, is(ErrAddressBlocked)},
 	{ClassResponseTooLarge, is(ErrResponseTooLarge)},

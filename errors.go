@@ -99,7 +99,7 @@ var (
 	// ErrPayloadRefused: [Config.Validate] or [Target.Validate] returned an error,
 	// which is wrapped too, or panicked.
 	ErrPayloadRefused = errors.New("refused")
-	// ErrIdempotencyKey: [Payload.IdempotencyKey] cannot be sent in a header.
+	// ErrIdempotencyKey: [Payload.Key] cannot be sent in a header.
 	ErrIdempotencyKey = errors.New("must be 1 to 128 visible ASCII characters")
 	// ErrNoTargets: no targets are configured, or the options of the call chose none.
 	ErrNoTargets = errors.New("no targets")

@@ -45,7 +45,7 @@ func Example_background() {
 			w.Header().Set("Retry-After", "1")
 			http.Error(w, "try again", http.StatusServiceUnavailable)
 		case err != nil:
-			http.Error(w, "bad request", http.StatusBadRequest)
+			http.Error(w, "not accepted", statusFor(err)) // see ExampleRefusedError
 		default:
 			w.WriteHeader(http.StatusAccepted)
 		}

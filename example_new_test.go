@@ -2,6 +2,7 @@ package fanout_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -34,7 +35,27 @@ func ExampleNew_invalid() {
 	// Output: true crm URL
 }
 
-// The type of an error says how far the dispatch got.
+// The type of an error says how far the dispatch got. This is what a handler of your own
+// can make of it.
+func statusFor(err error) int {
+	var invalid *fanout.InvalidError
+	var refused *fanout.RefusedError
+	switch {
+	case err == nil:
+		return http.StatusOK
+	case errors.Is(err, fanout.ErrPayloadTooLarge):
+		return http.StatusRequestEntityTooLarge
+	case errors.Is(err, fanout.ErrPayloadRefused): // a validator said no
+		return http.StatusUnprocessableEntity
+	case errors.As(err, &invalid) && invalid.Target == "": // the payload
+		return http.StatusBadRequest
+	case errors.As(err, &refused): // no room, closed, no targets: ours to mend
+		return http.StatusServiceUnavailable
+	default: // some targets failed
+		return http.StatusBadGateway
+	}
+}
+
 func ExampleRefusedError() {
 	crm := serve(http.StatusBadRequest)
 	defer crm.Close()
@@ -47,20 +68,18 @@ func ExampleRefusedError() {
 
 	for _, text := range []string{"hello", "a text that is too long"} {
 		_, err := d.Dispatch(context.Background(), text)
-		var refused *fanout.RefusedError
+		fmt.Println(statusFor(err), fanout.ClassOf(err))
 		var failed *fanout.DispatchError
-		switch {
-		case errors.As(err, &refused): // nothing was begun
-			fmt.Println("refused:", errors.Is(err, fanout.ErrPayloadRefused))
-		case errors.As(err, &failed): // some targets failed
+		if errors.As(err, &failed) {
 			for _, f := range failed.Failures {
 				fmt.Println("failed:", f.Target, f.Outcome, fanout.ClassOf(f))
 			}
 		}
 	}
 	// Output:
+	// 502 400
 	// failed: crm failed 400
-	// refused: true
+	// 422 invalid
 }
 
 func tooLong(body []byte) error {
@@ -76,7 +95,11 @@ func ExampleTarget_validate() {
 	defer email.Close()
 	defer crm.Close()
 	needsEmail := func(_ context.Context, p *fanout.Payload) error {
-		if s, ok := p.Value.(signup); ok && s.Email == "" {
+		var s signup
+		if err := json.Unmarshal(p.Body, &s); err != nil {
+			return err
+		}
+		if s.Email == "" {
 			return errors.New("no address")
 		}
 		return nil

@@ -5,24 +5,29 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"testing"
 
 	"github.com/fanout-go/fanout"
+	"github.com/fanout-go/fanout/fanouttest"
 )
 
-// line is a queue in memory that makes one delivery after the other. It shows what every
-// queue must do; fanouttest.TestQueue holds one to all of it.
+// line is a queue in memory without a limit, which makes one delivery after the other.
 type line struct {
 	worker *fanout.Worker
 	work   sync.WaitGroup
+	cut    context.Context // ends when Close has waited long enough
+	hurry  context.CancelFunc
 
-	mu      sync.Mutex
-	waiting []fanout.Delivery
-	running bool
-	closed  bool
+	mu     sync.Mutex
+	last   chan struct{} // closed when what was submitted last is done
+	closed bool
+	left   []fanout.Result
 }
 
 func (l *line) Start(w *fanout.Worker) error {
-	l.worker = w
+	l.worker, l.last = w, make(chan struct{})
+	close(l.last)
+	l.cut, l.hurry = context.WithCancel(context.Background())
 	return nil
 }
 
@@ -37,44 +42,56 @@ func (l *line) Submit(ctx context.Context, deliveries []fanout.Delivery) error {
 	if l.closed {
 		return fanout.ErrClosed
 	}
-	l.waiting = append(l.waiting, deliveries...)
-	if !l.running {
-		l.running = true
-		l.work.Go(func() { l.run(context.WithoutCancel(ctx)) }) // the submitter's values, not its end
+	ctx = context.WithoutCancel(ctx) // the submitter's values, not its end
+	for i := range deliveries {
+		before, done := l.last, make(chan struct{})
+		l.last = done
+		l.work.Go(func() {
+			defer close(done)
+			<-before
+			l.deliver(ctx, &deliveries[i])
+		})
 	}
 	return nil
 }
 
-func (l *line) run(ctx context.Context) {
-	for {
-		d, ok := l.next()
-		if !ok {
-			return
-		}
-		results, _ := l.worker.Deliver(ctx, &d, fanout.Round{})
-		for _, r := range results {
-			l.worker.Done(ctx, r) // each target's result once
+func (l *line) deliver(ctx context.Context, d *fanout.Delivery) {
+	if l.cut.Err() != nil {
+		l.leave(d.Results(fanout.Rejected, fanout.ErrClosed)...)
+		return
+	}
+	bounded, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(l.cut, cancel)()
+	results, _ := l.worker.Deliver(bounded, d, fanout.Round{})
+	for _, r := range results { // each is told once: here, or by Close
+		if l.cut.Err() != nil && r.Outcome != fanout.Delivered {
+			l.leave(r)
+		} else {
+			l.worker.Done(ctx, r)
 		}
 	}
 }
 
-func (l *line) next() (d fanout.Delivery, ok bool) {
+func (l *line) leave(results ...fanout.Result) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.running = len(l.waiting) > 0; !l.running {
-		return d, false
-	}
-	d, l.waiting = l.waiting[0], l.waiting[1:]
-	return d, true
+	l.left = append(l.left, results...)
 }
 
-// Close drains. A real queue stops when ctx ends, and returns an UndeliveredError.
-func (l *line) Close(context.Context) error {
+// Close drains. When ctx ends, it cuts the rest short and names what is left.
+func (l *line) Close(ctx context.Context) error {
 	l.mu.Lock()
 	l.closed = true
 	l.mu.Unlock()
+	defer context.AfterFunc(ctx, l.hurry)()
 	l.work.Wait()
-	return nil
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.left) == 0 {
+		return nil
+	}
+	return &fanout.UndeliveredError{Left: l.left, Err: context.Cause(ctx)}
 }
 
 func ExampleQueue() {
@@ -95,4 +112,9 @@ func ExampleQueue() {
 	// order-1 crm delivered
 	// order-2 crm delivered
 	// <nil>
+}
+
+// The example keeps the whole contract.
+func TestQueue_OfTheExampleKeepsTheContract(t *testing.T) {
+	fanouttest.TestQueue(t, func(*testing.T) fanout.Queue { return &line{} })
 }

@@ -2,6 +2,7 @@ package fanout_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -184,7 +185,10 @@ func ExampleRateLimit() {
 
 func ExampleSender() {
 	ledgerSDK := func(_ context.Context, r *fanout.Request) (*fanout.Response, error) {
-		entry := r.Payload.Value.(signup)
+		var entry signup
+		if err := json.Unmarshal(r.Body, &entry); err != nil {
+			return nil, fanout.Permanent(err)
+		}
 		fmt.Println("booked", entry.Name)
 		return nil, nil
 	}
@@ -334,7 +338,10 @@ func ExampleTarget_prepare() {
 	d, _ := fanout.New(fanout.Config{Targets: []fanout.Target{{
 		Name: "crm", URL: api.URL + "/contacts", Method: http.MethodPut,
 		Prepare: func(_ context.Context, r *fanout.Request) error {
-			s := r.Payload.Value.(signup)
+			var s signup
+			if err := json.Unmarshal(r.Body, &s); err != nil {
+				return err
+			}
 			r.URL = r.URL.JoinPath(s.Email)
 			r.Body = []byte(`{"fullName":"` + s.Name + `"}`)
 			return nil

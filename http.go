@@ -44,28 +44,13 @@ func newEndpoint(b *builder, def *target) (*endpoint, error) {
 	if e.method == "" {
 		e.method = http.MethodPost
 	}
-	if !validMethod(e.method) {
-		return nil, invalid("Method", "%q is not a method in upper case that can carry a payload", e.method)
-	}
 	e.template = &http.Request{Method: e.method, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
 	var err error
 	if e.url, err = parseURL(def.URL); err != nil {
+		return nil, join(err, e.check(def))
+	}
+	if err := e.check(def); err != nil {
 		return nil, err
-	}
-	if err := header.Check(def.Header); err != nil {
-		return nil, &InvalidError{Field: "Header", Err: err}
-	}
-	if _, taken := e.header[e.keyHeader]; taken {
-		return nil, invalid("Header", "%s is the idempotency key's, which differs for each dispatch", p.Idempotency.Header)
-	}
-	if err := checkPart("Auth", def.Auth); err != nil {
-		return nil, err
-	}
-	if err := checkPart("Sign", def.Sign); err != nil {
-		return nil, err
-	}
-	if def.TLS != nil && e.url.Scheme != "https" {
-		return nil, invalid("TLS", "is for https, and the URL's scheme is %s", e.url.Scheme)
 	}
 	if e.transport == nil {
 		e.transport = b.transport
@@ -79,6 +64,24 @@ func newEndpoint(b *builder, def *target) (*endpoint, error) {
 	_, e.traced = e.transport.(*http.Transport)
 	e.traced = e.traced || e.own
 	return e, nil
+}
+
+// check finds all that is wrong with a target besides its URL.
+func (e *endpoint) check(def *target) error {
+	errs := []error{checkPart("Auth", def.Auth), checkPart("Sign", def.Sign)}
+	if !validMethod(e.method) {
+		errs = append(errs, invalid("Method", "%q is not a method in upper case that can carry a payload", e.method))
+	}
+	if err := header.Check(def.Header); err != nil {
+		errs = append(errs, &InvalidError{Field: "Header", Err: err})
+	}
+	if _, taken := e.header[e.keyHeader]; taken {
+		errs = append(errs, invalid("Header", "%s is the idempotency key's, which differs for each dispatch", def.policy.Idempotency.Header))
+	}
+	if def.TLS != nil && e.url != nil && e.url.Scheme != "https" {
+		errs = append(errs, invalid("TLS", "is for https, and the URL's scheme is %s", e.url.Scheme))
+	}
+	return join(errs...)
 }
 
 func checkPart[Part any](field string, part Part) error {

@@ -20,7 +20,7 @@ import (
 // The dispatcher works on a copy of its own, and fills in what is not given: ID, Key,
 // CorrelationID, ContentType and, from Value, Body. Validators, Senders, hooks, queues
 // and results get that copy, which must not be changed. It can be given to Dispatch or
-// Submit again, and kept as JSON for that.
+// Submit again, and kept as JSON for that, which keeps Body but not Value.
 type Payload struct {
 	// ID names the dispatch: 1 to 100 characters as in [ValidCorrelationID]. A durable
 	// queue accepts an ID once for each target: submitting it again changes nothing,
@@ -38,7 +38,8 @@ type Payload struct {
 	Type string `json:"type,omitempty"`
 
 	// Value is encoded as JSON, once for all targets. It must not be set
-	// together with Body.
+	// together with Body. It is nil in a payload that was stored, by a durable queue or
+	// as JSON: code that may get such a payload, as a Sender may, reads Body.
 	Value any `json:"-"`
 	// Body is sent as it is, with ContentType. It is copied.
 	Body []byte `json:"body,omitempty"`

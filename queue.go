@@ -175,8 +175,10 @@ type Backlog struct {
 
 // UndeliveredError names what was left when the time to drain was over.
 type UndeliveredError struct {
-	// Left are the results so far. Outcome is [Rejected] if a delivery was never begun,
-	// and [Unknown] if it may have taken effect.
+	// Left are the results so far. Of a target that stands alone, Outcome is [Rejected] if
+	// its delivery was never begun, and [Unknown] if it may have taken effect. Targets that
+	// depend on each other are all there, such as those of a saga that was cut short: some
+	// may be [CompensationFailed] or [Skipped], and a person has to look at them.
 	Left []Result
 	Err  error // why the time was over
 }

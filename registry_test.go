@@ -177,8 +177,8 @@ func TestLookup_ThatFailsInARoundPostponesTheDelivery(t *testing.T) {
 		class     fanout.Class
 	}{
 		"its database is down":     {errors.New("connection refused"), true, fanout.ClassLookup},
-		"there is no such target":  {fanout.ErrTargetGone, false, fanout.ClassUnknownTarget},
-		"wrapped, no such target ": {errors.Join(errors.New("customer 7 left"), fanout.ErrTargetGone), false, fanout.ClassUnknownTarget},
+		"there is no such target":  {fanout.ErrTargetGone, false, fanout.ClassTargetGone},
+		"wrapped, no such target ": {errors.Join(errors.New("customer 7 left"), fanout.ErrTargetGone), false, fanout.ClassTargetGone},
 	} {
 		t.Run(name, func(t *testing.T) {
 			q := &manualQueue{}

@@ -52,7 +52,10 @@ func (o Outcome) succeeded() bool { return o == Delivered || o == Degraded }
 
 // String returns the outcome in lower case.
 func (o Outcome) String() string {
-	if o == 0 || int(o) >= len(outcomeNames) {
+	if o == 0 {
+		return "none"
+	}
+	if int(o) >= len(outcomeNames) {
 		return fmt.Sprintf("Outcome(%d)", uint8(o))
 	}
 	return outcomeNames[o]
@@ -61,7 +64,7 @@ func (o Outcome) String() string {
 // MarshalText writes the name. No outcome has none, and is an error.
 func (o Outcome) MarshalText() ([]byte, error) {
 	if o == 0 || int(o) >= len(outcomeNames) {
-		return nil, fmt.Errorf("fanout: %v is no outcome", o)
+		return nil, fmt.Errorf("fanout: Outcome(%d) is no outcome", uint8(o))
 	}
 	return []byte(o.String()), nil
 }
@@ -386,6 +389,26 @@ func (e *DispatchError) Error() string {
 		b.WriteString(sep + f.Error())
 	}
 	return b.String()
+}
+
+// ErrorClass is for [ClassOf]: the class that all failures have, or else [ClassSeveral].
+// What was skipped or undone because of another failure does not count.
+func (e *DispatchError) ErrorClass() Class {
+	var causes, all []Class
+	for _, f := range e.Failures {
+		c := f.ErrorClass()
+		all = append(all, c)
+		if c != ClassSkipped && c != ClassCompensated {
+			causes = append(causes, c)
+		}
+	}
+	if len(causes) == 0 {
+		causes = all
+	}
+	if slices.ContainsFunc(causes, func(c Class) bool { return c != causes[0] }) {
+		return ClassSeveral
+	}
+	return causes[0]
 }
 
 // Unwrap returns Failures.

@@ -169,27 +169,23 @@ func (b *builder) build(def Target, position int) (*target, error) {
 }
 
 func (b *builder) buildUnnamed(def Target) (*target, error) {
-	if err := def.check(); err != nil {
-		return nil, err
-	}
 	policy := def.over(b.defaults)
-	if err := policy.check(); err != nil {
+	if err := join(def.check(), policy.check()); err != nil {
 		return nil, err
 	}
 	t := &target{Target: def.clone(), policy: policy.withDefaults(), keySuffix: ids.KeySuffix(def.Name), shown: otel.Target{Name: def.Name, Label: otel.OtherLabel}}
 	t.conflicts = t.keyed() && (policy.Retry.Statuses == nil || slices.Contains(policy.Retry.Statuses, http.StatusConflict))
-	if err := def.checkFallback(t.policy.Timeout); err != nil {
-		return nil, err
-	}
-	if err := b.buildOthers(t); err != nil {
-		return nil, err
-	}
+	errs := []error{def.checkFallback(t.policy.Timeout), b.buildOthers(t)}
 	if def.Sender == nil {
-		endpoint, err := newEndpoint(b, t)
-		if err != nil {
-			return nil, err
-		}
-		t.endpoint, t.shown.HTTP = endpoint, otel.NewHTTP(endpoint.method)
+		var err error
+		t.endpoint, err = newEndpoint(b, t)
+		errs = append(errs, err)
+	}
+	if err := join(errs...); err != nil {
+		return nil, err
+	}
+	if t.endpoint != nil {
+		t.shown.HTTP = otel.NewHTTP(t.endpoint.method)
 	}
 	return t, nil
 }

@@ -22,6 +22,7 @@ func TestQueue(t *testing.T, newQueue func(*testing.T) fanout.Queue) {
 		"a saga keeps its order and is undone":              sagas,
 		"failures are reported as dead letters":             deadLetters,
 		"the submitter's context may end":                   outlivesItsContext,
+		"no delivery gets another submitter's values":       ownValues,
 		"close drains, then refuses":                        closeDrains,
 		"close returns when its context ends":               closeIsBounded,
 		"each delivery is named, kept or reported once":     nothingIsLost,
@@ -42,8 +43,34 @@ func open(t *testing.T, q fanout.Queue, config fanout.Config) *fanout.Dispatcher
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = d.Close(context.Background()) })
+	t.Cleanup(func() {
+		if !t.Failed() { // otherwise it may hang
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			_ = closed(t, ctx, d)
+		}
+	})
 	return d
+}
+
+// closed closes a dispatcher, and does not wait for ever if its queue does.
+func closed(t *testing.T, ctx context.Context, d *fanout.Dispatcher) error { //nolint:revive // t comes first here
+	t.Helper()
+	ended := make(chan error, 1)
+	go func() { ended <- d.Close(ctx) }()
+	return errorOf(t, ended)
+}
+
+// errorOf waits for what a Close returns, whose context ends within patience.
+func errorOf(t *testing.T, ended chan error) error {
+	t.Helper()
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(2 * patience):
+		t.Fatalf("Close has not returned %v after its context ended", patience)
+		return nil
+	}
 }
 
 func submit(t *testing.T, d *fanout.Dispatcher, payload any) string {
@@ -87,7 +114,7 @@ func everyDeliveryOnce(t *testing.T, q fanout.Queue) {
 			t.Fatal(err)
 		}
 	}
-	if err := d.Close(within(t)); err != nil {
+	if err := closed(t, within(t), d); err != nil {
 		t.Fatal(err)
 	}
 	for _, delivery := range want {
@@ -184,6 +211,35 @@ func outlivesItsContext(t *testing.T, q fanout.Queue) {
 	}
 }
 
+type visit struct{}
+
+// A queue that keeps deliveries elsewhere than in memory loses the values. That is no
+// fault; to mix them up is.
+func ownValues(t *testing.T, q fanout.Queue) {
+	t.Helper()
+	var results Results
+	ledger := fanout.SenderFunc(func(ctx context.Context, r *fanout.Request) (*fanout.Response, error) {
+		if got := ctx.Value(visit{}); got != nil && got != r.Payload.Key {
+			t.Errorf("%s was delivered with the values of %v", r.Payload.Key, got)
+		}
+		return nil, nil
+	})
+	d := open(t, q, fanout.Config{Targets: []fanout.Target{{Name: "ledger", Sender: ledger}}, OnResult: results.OnResult})
+	var ids []string
+	for _, key := range []string{"visit-1", "visit-2", "visit-3"} {
+		id, err := d.Submit(context.WithValue(context.Background(), visit{}, key), fanout.Payload{Key: key, Value: "entry"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, id)
+	}
+	for _, id := range ids {
+		if _, err := results.Wait(within(t), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func closeDrains(t *testing.T, q fanout.Queue) {
 	t.Helper()
 	begun, proceed := make(chan struct{}), make(chan struct{})
@@ -197,8 +253,8 @@ func closeDrains(t *testing.T, q fanout.Queue) {
 	d := open(t, q, fanout.Config{Targets: []fanout.Target{target}, OnResult: results.OnResult})
 	id := submit(t, d, "entry")
 	<-begun
-	closed := make(chan error, 1)
-	go func() { closed <- d.Close(within(t)) }()
+	ended := make(chan error, 1)
+	go func() { ended <- d.Close(within(t)) }()
 	for {
 		if _, err := d.Submit(context.Background(), "late"); errors.Is(err, fanout.ErrClosed) {
 			break
@@ -206,7 +262,7 @@ func closeDrains(t *testing.T, q fanout.Queue) {
 		time.Sleep(time.Millisecond)
 	}
 	close(proceed)
-	if err := <-closed; err != nil {
+	if err := errorOf(t, ended); err != nil {
 		t.Error(err)
 	}
 	got, err := results.Wait(within(t), id)
@@ -225,7 +281,7 @@ func closeIsBounded(t *testing.T, q fanout.Queue) {
 	id := submit(t, d, "entry")
 	over, cancel := context.WithCancel(context.Background())
 	cancel()
-	err := d.Close(over)
+	err := closed(t, over, d)
 	var left *fanout.UndeliveredError
 	if !errors.As(err, &left) {
 		return // the queue has kept the delivery
@@ -263,7 +319,7 @@ func nothingIsLost(t *testing.T, q fanout.Queue) {
 	}
 	over, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 	defer cancel()
-	err := d.Close(over)
+	err := closed(t, over, d)
 	var left *fanout.UndeliveredError
 	kept := !errors.As(err, &left)
 	if !kept {
@@ -292,7 +348,7 @@ func refusesWhenClosed(t *testing.T, q fanout.Queue) {
 	})
 	submit(t, d, "entry")
 	again := *<-seen
-	if err := d.Close(within(t)); err != nil {
+	if err := closed(t, within(t), d); err != nil {
 		t.Fatal(err)
 	}
 	again.ID += "-again"
@@ -312,7 +368,7 @@ func closeTogether(t *testing.T, q fanout.Queue) {
 		go func() { errs <- d.Close(within(t)) }()
 	}
 	for range cap(errs) {
-		if err := <-errs; err != nil {
+		if err := errorOf(t, errs); err != nil {
 			t.Error(err)
 		}
 	}
