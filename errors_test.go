@@ -101,3 +101,38 @@ type refusingQueue struct{ err error }
 func (refusingQueue) Start(*fanout.Worker) error                        { return nil }
 func (q refusingQueue) Submit(context.Context, []fanout.Delivery) error { return q.err }
 func (refusingQueue) Close(context.Context) error                       { return nil }
+
+func TestClassOf_MadeUpStatusIsNoClassOfItsOwn(t *testing.T) {
+	for status, want := range map[int]fanout.Class{404: "404", 599: "599", 600: "_OTHER", 999: "_OTHER", 99: "_OTHER", -1: "_OTHER"} {
+		assert.Equal(t, want, fanout.ClassOf(&fanout.StatusError{StatusCode: status}))
+	}
+}
+
+func TestClassOf_ADispatchIsWhatItsFailuresHaveInCommon(t *testing.T) {
+	saga := func(status int) []fanout.Target {
+		var j callLog
+		return []fanout.Target{j.step("pay", answering(200), answering(200)), after(j.step("ship", answering(status), nil), "pay"), after(via("mail", answering(200)), "ship")}
+	}
+	for name, c := range map[string]struct {
+		targets []fanout.Target
+		want    fanout.Class
+	}{
+		"one":                        {[]fanout.Target{via("a", answering(400)), via("b", answering(200))}, "400"},
+		"two alike":                  {[]fanout.Target{via("a", answering(400)), via("b", answering(400))}, "400"},
+		"two that differ":            {[]fanout.Target{via("a", answering(400)), via("b", answering(422))}, fanout.ClassSeveral},
+		"what a saga failed with":    {saga(422), "422"},
+		"an optional one is no part": {[]fanout.Target{via("a", answering(400)), {Name: "b", URL: "http://b.example", Transport: answering(422), Optional: true}}, "400"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := newDispatcher(t, c.targets...).Dispatch(t.Context(), "hello")
+			assert.Equal(t, c.want, fanout.ClassOf(err))
+		})
+	}
+	undone := &fanout.DispatchError{Failures: []*fanout.TargetError{{Reason: fanout.ErrCompensated}}}
+	assert.Equal(t, fanout.ClassCompensated, fanout.ClassOf(undone), "if nothing else is known")
+}
+
+func TestClassOf_WhatAQuorumDidNotWaitForHasAClass(t *testing.T) {
+	assert.Equal(t, fanout.ClassNotNeeded, fanout.ClassOf(&fanout.TargetError{Reason: fanout.ErrNotNeeded}))
+	assert.Equal(t, fanout.ClassUnderWay, fanout.ClassOf(&fanout.TargetError{Reason: fanout.ErrUnderWay}))
+}

@@ -35,13 +35,19 @@ func TestNew_ThatFailsLeavesTheQueueToItsOwner(t *testing.T) {
 
 func TestNew_ReportsAllMistakesAtOnce(t *testing.T) {
 	_, err := fanout.New(fanout.Config{Targets: []fanout.Target{
-		{Name: "a", URL: "ftp://a"},
+		{Name: "a", URL: "ftp://a", Method: "post", Header: http.Header{"Host": {"x"}}, FallbackReserve: time.Second},
+		{URL: "http://d", Sender: fanout.SenderFunc(nil), Policy: fanout.Policy{Timeout: -2}},
 		via("b", answering(200)),
 		via("b", answering(200)),
 		with(via("c", answering(200)), fanout.Policy{Retry: fanout.Retry{MaxAttempts: -1}, Breaker: fanout.Breaker{MinCalls: -1}}),
 	}})
 	assert.EqualError(t, err, strings.Join([]string{
+		`fanout: target "a": Fallback: none, but FallbackOn or FallbackReserve is set`,
 		`fanout: target "a": URL: scheme is neither http nor https`,
+		`fanout: target "a": Method: "post" is not a method in upper case that can carry a payload`,
+		`fanout: target "a": Header: Host is set by the library or the connection`,
+		`fanout: target "#2": Name: empty`,
+		`fanout: target "#2": Sender: set together with URL`,
 		`fanout: target "c": Retry.MaxAttempts: -1 is negative`,
 		`fanout: target "c": Breaker.MinCalls: -1 is negative`,
 		`fanout: target "b": Name: given twice`,

@@ -249,8 +249,13 @@ func (t *target) others() []*target {
 
 func (def *Target) check() error {
 	if err := checkName(def.Name); err != nil {
-		return &InvalidError{Field: "Name", Err: err}
+		return join(&InvalidError{Field: "Name", Err: err}, def.checkWay())
 	}
+	return def.checkWay()
+}
+
+// checkWay finds out whether there is one way to the target.
+func (def *Target) checkWay() error {
 	switch {
 	case def.URL == "" && def.Sender == nil:
 		return invalid("URL", "neither URL nor Sender is set")

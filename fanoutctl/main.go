@@ -2,7 +2,7 @@
 // replays and discards dead letters, and holds and resumes targets. It can be used while
 // services deliver from the same database.
 //
-//	go install github.com/fanout-go/fanout/fanoutctl@latest
+//	go install . # in this directory of a checkout; there is no release yet
 //	export FANOUT_DATABASE=deliveries.db    # or postgres://…
 //	fanoutctl status
 //
