@@ -30,23 +30,23 @@ func answering(status int) wire {
 	return func(*http.Request) (*http.Response, error) { return answer(status), nil }
 }
 
-// answer is a target's answer with the status given.
+// answer is an answer with this status.
 func answer(status int) *http.Response {
 	return &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("{}"))}
 }
 
-// crm is a target over the wire given, with the authenticator.
+// crm is a target with this transport and authenticator.
 func crm(w wire, auth fanout.Authenticator) fanout.Target {
 	return fanout.Target{Name: "crm", URL: "https://crm.example/v1", Transport: w, Auth: auth}
 }
 
-// with is the target under the policy given.
+// with returns the target with this policy.
 func with(t fanout.Target, p fanout.Policy) fanout.Target {
 	t.Policy = p
 	return t
 }
 
-// newDispatcher is newWith, with the targets given and all else by default.
+// newDispatcher makes a dispatcher with these targets. See newWith.
 func newDispatcher(t *testing.T, targets ...fanout.Target) *fanout.Dispatcher {
 	t.Helper()
 	return newWith(t, fanout.Config{Targets: targets})

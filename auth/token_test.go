@@ -19,10 +19,10 @@ import (
 	"github.com/fanout-go/fanout/auth"
 )
 
-// tokens is a token endpoint.
+// tokens is a fake token endpoint.
 type tokens struct {
 	calls atomic.Int64
-	ended atomic.Int64 // by their contexts
+	ended atomic.Int64 // fetches that were ended by their contexts
 	takes time.Duration
 	lives time.Duration
 	err   atomic.Pointer[error]
@@ -177,7 +177,7 @@ func TestTokens_FetchThatWasGivenUpIsJoinedByNobody(t *testing.T) {
 				return auth.Token{Value: auth.NewSecret("t-2")}, nil
 			}
 			<-ctx.Done()
-			time.Sleep(time.Second) // and takes its time to end
+			time.Sleep(time.Second) // it is slow to end
 			return auth.Token{}, ctx.Err()
 		})))
 		first, other := newDispatcher(t, shared), newDispatcher(t, shared)
@@ -332,7 +332,7 @@ func TestTokens_SourceThatIgnoresItsContextHoldsNobodyUp(t *testing.T) {
 	})
 }
 
-// tenant is a decorator that adds a header of its own.
+// tenant wraps an authenticator and adds a header.
 type tenant struct{ fanout.Authenticator }
 
 func (d tenant) Authenticate(ctx context.Context, r *http.Request) error {

@@ -31,7 +31,8 @@ func hang(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// BenchmarkSubmit is what the caller pays, beside a goroutine started by hand.
+// BenchmarkSubmit compares the cost of Submit for its caller with that of starting a
+// goroutine.
 func BenchmarkSubmit(b *testing.B) {
 	b.Run("fanout", func(b *testing.B) {
 		const full = 1000
@@ -71,9 +72,9 @@ func BenchmarkSubmit(b *testing.B) {
 	})
 }
 
-// BenchmarkNeighbours is how long submitted deliveries take, from Submit to
-// their result, when one of ten targets hangs and when none does. The two take
-// turns, so that what else the machine does hits both.
+// BenchmarkNeighbours measures the time from Submit to the result, once when one of ten
+// targets hangs, and once when none does. The two take turns, so that whatever else the
+// machine does affects both.
 func BenchmarkNeighbours(b *testing.B) {
 	fine, hangs := newNeighbourhood(b, at(nil)), newNeighbourhood(b, hang)
 	for b.Loop() {
@@ -135,14 +136,14 @@ func (n *neighbourhood) p99(b *testing.B) time.Duration {
 	b.Helper()
 	over, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	_ = n.dispatcher.Close(over) // what hangs is left
+	_ = n.dispatcher.Close(over) // the deliveries that hang are left
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	slices.Sort(n.latencies)
 	return n.latencies[len(n.latencies)*99/100]
 }
 
-// heapOf is what a piece of work leaves on the heap, per item.
+// heapOf measures how many bytes of heap each item of some work occupies.
 func heapOf(t *testing.T, n int, work func()) int {
 	t.Helper()
 	var before, after runtime.MemStats

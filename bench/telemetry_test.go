@@ -13,14 +13,14 @@ import (
 	"github.com/fanout-go/fanout"
 )
 
-// discard is where spans go.
+// discard is an exporter that drops all spans.
 type discard struct{}
 
 func (discard) ExportSpans(context.Context, []sdktrace.ReadOnlySpan) error { return nil }
 func (discard) Shutdown(context.Context) error                             { return nil }
 
-// BenchmarkTelemetry is a dispatch in memory to ten targets, with more and more of
-// those who want to know about it.
+// BenchmarkTelemetry measures a dispatch in memory to ten targets, with more and more
+// telemetry switched on.
 func BenchmarkTelemetry(b *testing.B) {
 	traces := func(sampler sdktrace.Sampler) *sdktrace.TracerProvider {
 		return sdktrace.NewTracerProvider(sdktrace.WithSampler(sampler), sdktrace.WithBatcher(discard{}))

@@ -30,16 +30,16 @@ import (
 
 const benchTargets, benchWorkers = 3, 500
 
-// side is one that is measured: what puts a dispatch of three into the queue, and what
-// works until n jobs are done.
+// side is one of the two that are compared. insert puts a dispatch to three targets into
+// the queue, and work runs until n jobs are done.
 type side struct {
 	insert func(context.Context) error
 	work   func(n int)
 }
 
-// BenchmarkBesideRiver measures this queue, and River doing nothing, in one run. An
-// operation is one dispatch of three targets, inserted or worked; the ratios are the
-// medians of rounds in which both take turns.
+// BenchmarkBesideRiver compares this queue with River alone, whose jobs do nothing, in one
+// run. An operation is one dispatch to three targets, which is inserted or worked. Both
+// take turns in several rounds, and the ratios are medians.
 func BenchmarkBesideRiver(b *testing.B) {
 	for name, sides := range map[string]func(*testing.B) (ours, rivers side){"SQLite": sqliteSides, "Postgres": postgresSides} {
 		b.Run(name, func(b *testing.B) {
@@ -83,7 +83,7 @@ func workRate(s side, jobs int) float64 {
 
 var benchPayload = map[string]string{"name": "Ada", "email": "ada@example.com", "note": strings.Repeat("x", 200)}
 
-// oursOver submits before deliveries can be made, as all targets are held.
+// oursOver holds all targets while it submits, so that no delivery is made yet.
 func oursOver(b *testing.B, q *durable.Queue) side {
 	b.Helper()
 	var done atomic.Int64
@@ -125,7 +125,7 @@ type nothing struct {
 
 func (nothing) Kind() string { return "nothing" }
 
-// riversOver is River alone with as many queues and workers.
+// riversOver is River alone, with the same number of queues and workers.
 func riversOver[Tx any](b *testing.B, driver riverdriver.Driver[Tx]) side {
 	b.Helper()
 	logger := slog.New(slog.DiscardHandler)
@@ -183,7 +183,8 @@ func postgresSides(b *testing.B) (ours, rivers side) {
 	return oursOver(b, q), riversOver[pgx.Tx](b, riverpgxv5.New(other))
 }
 
-// BenchmarkLatency is from the commit to the first attempt, one at a time.
+// BenchmarkLatency measures the time from a commit to the first attempt, for one delivery
+// after the other.
 func BenchmarkLatency(b *testing.B) {
 	open := map[string]func(*testing.B) *durable.Queue{
 		"SQLite": func(b *testing.B) *durable.Queue {

@@ -28,7 +28,7 @@ import (
 	"github.com/fanout-go/fanout/internal/pgtest"
 )
 
-// The audit in full is -dispatches 10000 -kills 20.
+// The full audit runs with -dispatches 10000 -kills 20.
 var (
 	auditDispatches = flag.Int("dispatches", 600, "dispatches of three targets in each crash audit")
 	auditKills      = flag.Int("kills", 4, "processes killed in each")
@@ -58,7 +58,7 @@ func TestAudit_NothingAcceptedIsLostThoughPostgresIsKilled(t *testing.T) {
 	server := pgtest.New(t)
 	a := newAudit(t, server.URL)
 	sender := a.start(true)
-	a.until(a.accepting) // a process that cannot open its queue ends
+	a.until(a.accepting) // a process that cannot open its queue exits
 	for range *auditKills {
 		time.Sleep(a.pause())
 		server.Kill()
@@ -72,7 +72,7 @@ func TestAudit_NothingAcceptedIsLostThoughPostgresIsKilled(t *testing.T) {
 	a.report()
 }
 
-// audit is what the targets and the sender's own words say.
+// audit collects what the targets received, and what the killed processes reported.
 type audit struct {
 	*testing.T
 	database string
@@ -80,13 +80,13 @@ type audit struct {
 	began    time.Time
 
 	hangs atomic.Bool
-	hung  map[string]bool // what was left without an answer
+	hung  map[string]bool // requests that were never answered
 
 	mu       sync.Mutex
 	tried    map[string]bool
 	accepted map[string]bool
 	undone   map[string]bool       // rolled back
-	ledgers  []map[string][]string // by target: the keys that each payload came with
+	ledgers  []map[string][]string // by target, for each payload: the keys with which it arrived
 	kills    int
 }
 
@@ -101,7 +101,7 @@ func newAudit(t *testing.T, database string) *audit {
 				a.mu.Lock()
 				a.hung[payload+r.Host] = true
 				a.mu.Unlock()
-				_, _ = io.Copy(io.Discard, r.Body) // or the server does not notice that nobody waits
+				_, _ = io.Copy(io.Discard, r.Body) // otherwise the server does not notice that the client is gone
 				<-r.Context().Done()
 				return
 			}
@@ -144,7 +144,7 @@ func (a *audit) killingTheSender() {
 	a.report()
 }
 
-// pause spreads the kills over the time that the submissions take.
+// pause distributes the kills over the time of the submissions.
 func (a *audit) pause() time.Duration {
 	return 300*time.Millisecond + rand.N(time.Duration(*auditDispatches)*time.Second/8000)
 }
@@ -211,10 +211,10 @@ func (a *audit) report() {
 	assert.Zero(a, missing)
 }
 
-// process is one that submits and delivers, until it is killed.
+// process submits and delivers until it is killed.
 type process struct {
 	cmd  *exec.Cmd
-	read chan struct{} // closed when all it said is heard
+	read chan struct{} // closed when all of its output was read
 }
 
 func (a *audit) start(submits bool) *process {
@@ -256,7 +256,7 @@ func (p *process) kill() {
 	_ = p.cmd.Wait()
 }
 
-// runAuditedProcess is what the processes do.
+// runAuditedProcess is the main function of the processes.
 func runAuditedProcess() {
 	q, undo := openAudited(os.Getenv("FANOUT_AUDIT_DATABASE"))
 	config := fanout.Config{Queue: q}
@@ -294,7 +294,8 @@ func submitForEver(d *fanout.Dispatcher, undo func(submit func(tx any) error) er
 	}
 }
 
-// openAudited also returns how to roll a submission back.
+// openAudited opens the queue. It also returns a function that calls submit in a
+// transaction, and rolls it back.
 func openAudited(database string) (*durable.Queue, func(func(tx any) error) error) {
 	config := durable.Config{TakeOver: 2 * time.Second, Schedule: []time.Duration{0, time.Second, time.Second, time.Second, time.Second}}
 	if !strings.HasPrefix(database, "postgres://") {

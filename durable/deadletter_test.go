@@ -16,7 +16,7 @@ import (
 	"github.com/fanout-go/fanout/fanouttest"
 )
 
-// refusing is a target that says no until it is mended.
+// refusing is a target that refuses everything until it is repaired.
 func refusing(name string, mended *atomic.Bool) fanout.Target {
 	return sending(name, func(*fanout.Request) error {
 		if mended.Load() {

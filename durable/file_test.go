@@ -24,7 +24,7 @@ func TestSubmit_OnAFullDiskRefusesAndLosesNothing(t *testing.T) {
 	d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{sender.Target("ledger")}})
 	var pages int
 	require.NoError(t, q.DB().QueryRow("PRAGMA page_count").Scan(&pages))
-	_, err := q.DB().Exec("PRAGMA max_page_count = " + strconv.Itoa(pages+20)) // SQLite's own way to be full
+	_, err := q.DB().Exec("PRAGMA max_page_count = " + strconv.Itoa(pages+20)) // SQLite's own limit stands for a full disk
 	require.NoError(t, err)
 	large := fanout.Payload{Body: []byte(strings.Repeat("x", 30_000)), ContentType: "text/plain"}
 	accepted := 0
@@ -88,7 +88,7 @@ func TestSubmit_InsideATransactionWithoutInTxSaysWhatIsWrong(t *testing.T) {
 	defer cancel()
 	_, err = d.Submit(ctx, "entry")
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.ErrorContains(t, err, "which needs InTx")
+	require.ErrorContains(t, err, "give it InTx")
 	require.NoError(t, tx.Rollback())
 }
 

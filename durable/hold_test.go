@@ -48,7 +48,7 @@ func TestHold_KeepsWhatArrivesUntilTheTargetIsResumed(t *testing.T) {
 	})
 }
 
-// quiet is long enough for what is held to arrive if it were not.
+// quiet is a time in which a delivery would arrive if it were not held.
 const quiet = 2500 * time.Millisecond
 
 func TestHold_OfOneTargetHoldsItsSaga(t *testing.T) {
@@ -62,7 +62,7 @@ func TestHold_OfOneTargetHoldsItsSaga(t *testing.T) {
 		other := again(t, durable.Config{})
 		require.NoError(t, other.Hold(t.Context(), "payment"), "by another process, such as fanoutctl")
 		require.NoError(t, other.Hold(t.Context(), "shipping"))
-		time.Sleep(quiet) // until this one knows
+		time.Sleep(quiet) // until this process knows of the hold
 		submit(t, d, "held")
 		time.Sleep(quiet)
 		assert.Len(t, c.seen(), 3)

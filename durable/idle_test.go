@@ -14,8 +14,8 @@ import (
 	"github.com/fanout-go/fanout/durable"
 )
 
-// BenchmarkIdle is what it costs this process to be ready for so many targets: just
-// after each was delivered to, and when their lanes have been shut.
+// BenchmarkIdle measures the CPU time of a process that has nothing to do, for a number of
+// targets: just after a delivery to each, and when their lanes have been shut.
 func BenchmarkIdle(b *testing.B) {
 	for _, engine := range []string{"SQLite", "Postgres"} {
 		for _, n := range []int{10, 100, 1000} {
@@ -53,7 +53,7 @@ func BenchmarkIdle(b *testing.B) {
 	}
 }
 
-// cpuShare is how much of a core this process used.
+// cpuShare returns which share of a core this process used.
 func cpuShare(over time.Duration) float64 {
 	before := cpuTime()
 	time.Sleep(over)

@@ -22,7 +22,7 @@ func TestOpen_ASecondProcessMayLookButNotDeliver(t *testing.T) {
 	second := again(t, durable.Config{})
 	assert.Len(t, deadLetters(t, second, durable.Filter{}), 1)
 	_, err := fanout.New(fanout.Config{Queue: second})
-	require.ErrorContains(t, err, "another queue, of this process or another, delivers from it")
+	require.ErrorContains(t, err, "another queue, in this process or another one, already delivers from it")
 	require.NoError(t, second.Close(t.Context()))
 	closeNow(t, d)
 	dispatcher(t, again(t, durable.Config{}), fanout.Config{})

@@ -23,7 +23,7 @@ import (
 	"github.com/fanout-go/fanout/internal/pgtest"
 )
 
-// safeBuffer is a log that several goroutines write.
+// safeBuffer is a log to which several goroutines write.
 type safeBuffer struct {
 	mu  sync.Mutex
 	all strings.Builder
@@ -43,7 +43,7 @@ func (b *safeBuffer) String() string {
 
 func (b *safeBuffer) logger() *slog.Logger { return slog.New(slog.NewTextHandler(b, nil)) }
 
-// jobs is River's table.
+// jobs returns the name of River's table of jobs.
 func jobs(q *durable.Queue) string {
 	if strings.Contains(fmt.Sprintf("%T", q.DB().Driver()), "sqlite") {
 		return "river_job"
@@ -59,7 +59,7 @@ func TestMain(m *testing.M) {
 	os.Exit(pgtest.Main(m, func() error { return goleak.Find() }))
 }
 
-// database returns a pool on a Postgres database of the test's own, and its URL.
+// database makes a Postgres database for one test, and returns a pool and its URL.
 func database(tb testing.TB) (*pgxpool.Pool, string) {
 	tb.Helper()
 	url := pgtest.Database(tb)
@@ -75,7 +75,8 @@ func connect(tb testing.TB, url string) *pgxpool.Pool {
 	return pool
 }
 
-// opener makes a queue in a database of the test's own, and opens that again.
+// opener makes a queue in a database for one test, and returns a function that opens it
+// again.
 type opener func(*testing.T, durable.Config) (q *durable.Queue, again func(*testing.T, durable.Config) *durable.Queue)
 
 func inFile(t *testing.T, config durable.Config) (*durable.Queue, func(*testing.T, durable.Config) *durable.Queue) {
@@ -114,7 +115,7 @@ func onBoth(t *testing.T, test func(*testing.T, opener)) {
 
 const patience = 30 * time.Second
 
-// dispatcher is closed after the test.
+// dispatcher makes a dispatcher, which is closed after the test.
 func dispatcher(t *testing.T, q *durable.Queue, config fanout.Config) *fanout.Dispatcher {
 	t.Helper()
 	config.Queue = q
@@ -138,7 +139,7 @@ func submit(t *testing.T, d *fanout.Dispatcher, payload any, options ...fanout.S
 	return id
 }
 
-// wait is for the results of a dispatch.
+// wait waits for the results of a dispatch.
 func wait(t *testing.T, results *fanouttest.Results, id string, targets ...string) fanout.Results {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -153,10 +154,10 @@ func eventually(t *testing.T, condition func() bool, what string) {
 	require.Eventually(t, condition, patience, 5*time.Millisecond, what)
 }
 
-// once makes each round one attempt.
+// once is a policy with one attempt in each round.
 var once = fanout.Policy{Retry: fanout.Retry{MaxAttempts: 1}}
 
-// sending is a target that does as told.
+// sending is a target that calls a function.
 func sending(name string, send func(*fanout.Request) error) fanout.Target {
 	return fanout.Target{Name: name, Policy: once, Sender: fanout.SenderFunc(func(_ context.Context, r *fanout.Request) (*fanout.Response, error) {
 		return nil, send(r)

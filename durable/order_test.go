@@ -63,7 +63,7 @@ func TestInOrder_ManyDeliveriesOfOneKeyDoNotWaitForRiver(t *testing.T) {
 			got = append(got, string(r.Body))
 			return nil
 		})}})
-		for i := range 500 { // which River notes every quarter of a second
+		for i := range 500 { // River stores their ends every quarter of a second
 			want = append(want, fmt.Sprint(i))
 			submit(t, d, i, durable.InOrder("customer 7"))
 		}

@@ -240,7 +240,7 @@ func (q *Queue) notAccepted(err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, context.DeadlineExceeded) && q.db.Stats().MaxOpenConnections == 1:
-		return fmt.Errorf("durable: not accepted, as the database's one connection was busy: does a transaction of yours wait for this Submit, which needs InTx then? %w", err)
+		return fmt.Errorf("durable: not accepted: the database's only connection was busy; if your own transaction waits for this Submit, give it InTx: %w", err)
 	}
 	return fmt.Errorf("durable: not accepted: %w", err)
 }

@@ -94,7 +94,7 @@ func TestInTx_CommittedIsDeliveredAndRolledBackNeverWas(t *testing.T) {
 		id, commit, _ := order("committed")
 		require.NoError(t, commit())
 		assert.Equal(t, fanout.Delivered, wait(t, &results, id)["ledger"].Outcome)
-		time.Sleep(1200 * time.Millisecond) // longer than a lane looks by itself
+		time.Sleep(1200 * time.Millisecond) // longer than the time after which a lane looks by itself
 		require.Equal(t, 1, sender.Count())
 		assert.Equal(t, `"committed"`, string(sender.Requests()[0].Body))
 	})
@@ -127,7 +127,7 @@ func TestInTx_OfAnotherKindIsRefused(t *testing.T) {
 		d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{fanouttest.NewSender().Target("ledger")}})
 		_, err := d.Submit(t.Context(), "entry", durable.InTx("no transaction"))
 		require.ErrorIs(t, err, fanout.ErrInvalid)
-		require.ErrorContains(t, err, "InTx: is a string, and this queue knows ")
+		require.ErrorContains(t, err, "InTx: is a string, but this queue needs a ")
 	})
 }
 

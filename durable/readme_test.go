@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Every Go snippet in the README stands, line for line, in an example that runs.
+// Every Go snippet in the README must be, line for line, in an example that runs.
 func TestReadme_SnippetsStandInExamplesThatRun(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
 	require.NoError(t, err)

@@ -58,7 +58,7 @@ func (r *round) unreadable(ctx context.Context, err error) river.Verdict {
 	if ctx.Err() != nil {
 		return river.CutShort(ctx.Err())
 	}
-	r.config.Logger.ErrorContext(ctx, "durable: what was submitted cannot be read, and is kept until it can",
+	r.config.Logger.ErrorContext(ctx, "durable: a delivery cannot be read; it is kept and tried again every minute",
 		"dispatch_id", r.Job.Dispatch, "targets", r.Job.Names(), "error", err)
 	return river.PutOff(unreadableWait)
 }
@@ -151,7 +151,7 @@ func (r *round) tellUnknown(ctx context.Context, why error) {
 		return
 	}
 	r.told.Store(name, now)
-	r.config.Logger.WarnContext(ctx, "durable: a target is not known here, and its deliveries wait", "targets", r.delivery.Targets, "error", why)
+	r.config.Logger.WarnContext(ctx, "durable: a target is not known to this process; its deliveries wait", "targets", r.delivery.Targets, "error", why)
 }
 
 // again asks for another round. After the last round it reports the results to the
@@ -216,7 +216,7 @@ const answerKept = 16 << 10
 func (r *round) keep(ctx context.Context, failures []fanout.Result) {
 	for _, f := range failures {
 		if err := r.write(ctx, river.RoundFailed, f, answerKept); err != nil {
-			r.config.Logger.WarnContext(ctx, "durable: what became of a round is not kept", "dispatch_id", r.Job.Dispatch, "target", f.Target, "error", err)
+			r.config.Logger.WarnContext(ctx, "durable: the result of a round could not be stored", "dispatch_id", r.Job.Dispatch, "target", f.Target, "error", err)
 		}
 	}
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/fanout-go/fanout/fanouttest"
 )
 
-// calls is what the steps of a saga were asked for, with their keys.
+// calls records the requests to the steps of a saga, with their keys.
 type calls struct {
 	mu  sync.Mutex
 	all []string

@@ -21,20 +21,20 @@ import (
 // the database after a restart.
 func storable(d *fanout.Delivery, mostBytes int) error {
 	if given := d.Given(); given != "" {
-		return &fanout.InvalidError{Target: given, Field: "ToTargets", Err: errors.New("a durable queue finds targets by name: configure it, or name it and have Config.Lookup find it")}
+		return &fanout.InvalidError{Target: given, Field: "ToTargets", Err: errors.New("a durable queue finds targets by name: configure the target, or choose it with To and let Config.Lookup find it")}
 	}
 	p := d.Payload
 	size := len(p.Body)
 	for name, values := range p.Header {
 		all := strings.Join(values, "")
 		if !utf8.ValidString(name + all) {
-			return &fanout.InvalidError{Field: "Payload.Header", Err: fmt.Errorf("%s: not UTF-8, which a durable queue cannot keep", name)}
+			return &fanout.InvalidError{Field: "Payload.Header", Err: fmt.Errorf("%s: not UTF-8, which a durable queue cannot store", name)}
 		}
 		size += len(name) + len(all)
 	}
 	for field, text := range map[string]string{"ContentType": p.ContentType, "Type": p.Type} {
 		if !utf8.ValidString(text) {
-			return &fanout.InvalidError{Field: "Payload." + field, Err: errors.New("not UTF-8, which a durable queue cannot keep")}
+			return &fanout.InvalidError{Field: "Payload." + field, Err: errors.New("not UTF-8, which a durable queue cannot store")}
 		}
 	}
 	if mostBytes > 0 && size > mostBytes {

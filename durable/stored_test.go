@@ -91,12 +91,12 @@ func TestEncryption_KeepsPayloadsAndAnswersUnreadableAndKeysRotate(t *testing.T)
 	require.NoError(t, q.Close(t.Context()))
 }
 
-// reversing is a cipher for those who have it.
-type reversing struct{}
+// marking is a fake cipher: it puts a mark before the plain text.
+type marking struct{}
 
-func (reversing) Encrypt(plain, _ []byte) ([]byte, error) { return append([]byte("~"), plain...), nil }
+func (marking) Encrypt(plain, _ []byte) ([]byte, error) { return append([]byte("~"), plain...), nil }
 
-func (reversing) Decrypt(sealed, _ []byte) ([]byte, error) {
+func (marking) Decrypt(sealed, _ []byte) ([]byte, error) {
 	if sealed[0] != '~' {
 		return nil, errors.New("not mine")
 	}
@@ -105,7 +105,7 @@ func (reversing) Decrypt(sealed, _ []byte) ([]byte, error) {
 
 func TestEncryption_WhatCannotBeReadIsKeptUntilItCan(t *testing.T) {
 	onBoth(t, func(t *testing.T, open opener) {
-		sealed, plain := durable.Config{Encryption: reversing{}, Schedule: []time.Duration{}}, durable.Config{Schedule: []time.Duration{}}
+		sealed, plain := durable.Config{Encryption: marking{}, Schedule: []time.Duration{}}, durable.Config{Schedule: []time.Duration{}}
 		accepting := sealed
 		accepting.AcceptPlaintext = true
 		for name, c := range map[string]struct{ accept, without, with durable.Config }{
@@ -126,13 +126,13 @@ func TestEncryption_WhatCannotBeReadIsKeptUntilItCan(t *testing.T) {
 				q = again(t, c.without)
 				require.NoError(t, q.Resume(t.Context(), "ledger"))
 				d = dispatcher(t, q, config)
-				eventually(t, func() bool { return strings.Contains(log.String(), "cannot be read, and is kept until it can") }, "an error in the log")
+				eventually(t, func() bool { return strings.Contains(log.String(), "cannot be read; it is kept and tried again") }, "an error in the log")
 				closeNow(t, d)
 				assert.Empty(t, sender.Requests())
 
 				q = again(t, c.with)
 				require.Empty(t, deadLetters(t, q, durable.Filter{}), "no round was used")
-				_, err := q.DB().Exec("UPDATE " + jobs(q) + " SET scheduled_at = created_at") // rather than wait for a minute
+				_, err := q.DB().Exec("UPDATE " + jobs(q) + " SET scheduled_at = created_at") // instead of waiting for a minute
 				require.NoError(t, err)
 				d = dispatcher(t, q, config)
 				eventually(t, func() bool { return sender.Count() == 1 }, "it to arrive")

@@ -33,7 +33,7 @@ func (d *database) on(do action) func(*cobra.Command, []string) error {
 	return d.onAny(func(c *cobra.Command, q *durable.Queue, args []string) error {
 		switch err := q.Ready(c.Context()); {
 		case errors.Is(err, durable.ErrNotMigrated):
-			return fmt.Errorf("%w; fanoutctl migrate does it", err)
+			return fmt.Errorf("%w; run fanoutctl migrate", err)
 		case err != nil:
 			return err
 		}

@@ -116,7 +116,7 @@ func (m *moment) Set(s string) error {
 	}
 	t, err := time.Parse(time.RFC3339, s)
 	if err != nil {
-		return errors.New("neither a time as 2006-01-02T15:04:05Z nor a duration as 90m")
+		return errors.New("neither a time such as 2006-01-02T15:04:05Z nor a duration such as 90m")
 	}
 	*m = moment(t)
 	return nil

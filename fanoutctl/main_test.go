@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 	os.Exit(pgtest.Main(m, func() error { return goleak.Find() }))
 }
 
-// service has six dead letters, three for each target, and goes on running.
+// service has six dead letters, three for each target, and keeps running.
 func service(t *testing.T) (database string, crm *fanouttest.Target) {
 	t.Helper()
 	database = filepath.Join(t.TempDir(), "deliveries.db")
@@ -129,7 +129,7 @@ func TestMigrate_IsDoneOnPurpose(t *testing.T) {
 	url := pgtest.Database(t)
 	err := run(t.Context(), []string{"--db", url, "status"}, io.Discard, io.Discard)
 	require.ErrorContains(t, err, "the database is not migrated")
-	require.ErrorContains(t, err, "fanoutctl migrate does it")
+	require.ErrorContains(t, err, "run fanoutctl migrate")
 	err = run(t.Context(), []string{"--db", "postgres://127.0.0.1:1/away", "status"}, io.Discard, io.Discard)
 	require.ErrorContains(t, err, "connect")
 	assert.NotContains(t, err.Error(), "migrate", "which would not help")
@@ -165,7 +165,7 @@ func TestCommandLine_ThatMakesNoSenseChangesNothing(t *testing.T) {
 		{`"seven" is not the ID of a dead letter; see fanoutctl inspect --help`, 2, []string{"inspect", "seven"}},
 		{"give either IDs, or a filter or --all", 2, []string{"replay"}},
 		{"give either IDs, or a filter or --all; see fanoutctl discard", 2, []string{"discard", "--all", "7"}},
-		{"neither a time as 2006-01-02T15:04:05Z nor a", 2, []string{"dead", "--since", "yesterday"}},
+		{"neither a time such as 2006-01-02T15:04:05Z nor a", 2, []string{"dead", "--since", "yesterday"}},
 		{"neither a time as 2006-01-02T15:04:05Z nor", 2, []string{"dead", "--since", "-2h"}},
 		{"dead letter 999: no such dead letter", 1, []string{"inspect", "999"}},
 		{"replay: durable: replaying 999: no such dead lett", 1, []string{"replay", "999"}},

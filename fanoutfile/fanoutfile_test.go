@@ -55,7 +55,7 @@ func TestRead_TheExampleFileIsAccepted(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// A field added to Target or Policy is in files from then on, or is named here.
+// A field that is added to Target or Policy can be set in files, or must be named here.
 func TestRead_KnowsEveryFieldThatHoldsData(t *testing.T) {
 	notData := []string{"Auth", "Sign", "Transport", "Sender", "Validate", "Prepare", "Classify"}
 	var left []string
@@ -84,12 +84,12 @@ func TestRead_KnowsEveryFieldThatHoldsData(t *testing.T) {
 	assert.ElementsMatch(t, notData, left)
 }
 
-// snake is a field's name as files have it: MaxAttempts is max_attempts.
+// snake returns a field's name as it is in files: MaxAttempts is max_attempts.
 func snake(name string) string {
 	return strings.ToLower(regexp.MustCompile(`([a-z])([A-Z])`).ReplaceAllString(name, "${1}_${2}"))
 }
 
-// sample is a value in JSON that the field takes.
+// sample returns a valid JSON value for the field.
 func sample(f reflect.StructField) string {
 	value := `1`
 	switch {
@@ -149,10 +149,10 @@ func TestRead_RefusesWhatCannotBeMeantWithItsPlace(t *testing.T) {
 		{strings.Repeat("[", 1<<19), `1:1: must be an object`},
 		{`{"targets": [{"header": {"A": ["x", null]}}]}`, `1:37: targets[0].header.A[1]: null: leave it out instead`},
 		{"{\"targets\": [{\"name\": \"\xff\"}]}", `1:24: not UTF-8`},
-		{`{"targets": [{"name": "${env:HOME}"}]}`, `1:23: targets[0].name: references stand in url and header only; write $${ for ${ itself`},
+		{`{"targets": [{"name": "${env:HOME}"}]}`, `1:23: targets[0].name: references are allowed only in url and header; write $${ for ${ itself`},
 		{`{"targets": [{"url": "${env:FANOUT_UNSET}"}]}`, `1:22: targets[0].url: environment variable "FANOUT_UNSET" is not set, or empty`},
 		{`{"targets": [{"url": "${vault:x}"}]}`, `1:22: targets[0].url: unknown reference "${vault:x}": write ${env:NAME} or ${file:/path}`},
-		{`{"targets": [{"url": "https://x/${env:"}]}`, `1:22: targets[0].url: reference without an end; write $${ for ${ itself`},
+		{`{"targets": [{"url": "https://x/${env:"}]}`, `1:22: targets[0].url: reference without a closing brace; write $${ for ${ itself`},
 		{`{"targets": [{"header": {"A": "${file:/nowhere/at/all}"}}]}`, `1:31: targets[0].header.A: /nowhere/at/all: no such file or directory`},
 		{`{"targets": [{"header": {"A": "${file:/dev/null}"}}]}`, `1:31: targets[0].header.A: /dev/null: not a regular file`},
 	} {

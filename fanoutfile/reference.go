@@ -28,11 +28,11 @@ func expandReferences(path, s string) (string, error) {
 			s = rest
 			continue
 		case !secret:
-			return "", errors.New("references stand in url and header only; write $${ for ${ itself")
+			return "", errors.New("references are allowed only in url and header; write $${ for ${ itself")
 		}
 		reference, rest, closed := strings.Cut(rest, "}")
 		if !closed {
-			return "", errors.New("reference without an end; write $${ for ${ itself")
+			return "", errors.New("reference without a closing brace; write $${ for ${ itself")
 		}
 		value, err := resolve(reference)
 		if err != nil {

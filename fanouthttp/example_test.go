@@ -12,7 +12,7 @@ import (
 	"github.com/fanout-go/fanout/fanouthttp"
 )
 
-// created starts an API that creates whatever it is asked to.
+// created starts an API that answers every request with 201.
 func created() *httptest.Server {
 	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusCreated) }))
 }

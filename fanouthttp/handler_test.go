@@ -21,7 +21,7 @@ import (
 	"github.com/fanout-go/fanout/fanouttest"
 )
 
-// inbound is a client's request with a body in JSON; header is names and values in turn.
+// inbound makes a client's request with a JSON body. header has names and values in turn.
 func inbound(method, body string, header ...string) *http.Request {
 	r := httptest.NewRequest(method, "/events", strings.NewReader(body))
 	r.Header.Set("Content-Type", "application/json")
@@ -31,7 +31,7 @@ func inbound(method, body string, header ...string) *http.Request {
 	return r
 }
 
-// serveTo has the handler answer the request.
+// serveTo returns the handler's answer to the request.
 func serveTo(h http.Handler, r *http.Request) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
@@ -230,7 +230,7 @@ func TestHandler_AClientThatGoesAwayCutsAWaitingRequestShort(t *testing.T) {
 	assert.Equal(t, http.StatusBadGateway, <-answered)
 }
 
-// refusing is a queue that fails as one does which dispatches by itself.
+// refusing is a queue that fails like one that dispatches by itself.
 type refusing struct{ err error }
 
 func (refusing) Start(*fanout.Worker) error                        { return nil }

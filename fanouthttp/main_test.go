@@ -29,7 +29,7 @@ func newHandler(t *testing.T, d *fanout.Dispatcher, config fanouthttp.Config) ht
 	return h
 }
 
-// newDispatcher is newWith, with the targets given and all else by default.
+// newDispatcher makes a dispatcher with these targets. See newWith.
 func newDispatcher(t *testing.T, targets ...fanout.Target) *fanout.Dispatcher {
 	t.Helper()
 	return newWith(t, fanout.Config{Targets: targets})
@@ -47,14 +47,14 @@ func newWith(t *testing.T, config fanout.Config) *fanout.Dispatcher {
 // wire is a transport in memory: a target as a function.
 type wire func(*http.Request) (*http.Response, error)
 
-// RoundTrip takes the body as a real transport must.
+// RoundTrip reads and closes the body, as a real transport must.
 func (w wire) RoundTrip(r *http.Request) (*http.Response, error) {
 	_, _ = io.Copy(io.Discard, r.Body)
 	_ = r.Body.Close()
 	return w(r)
 }
 
-// via is an HTTP target over the wire given.
+// via is an HTTP target with this transport.
 func via(name string, w wire) fanout.Target {
 	return fanout.Target{Name: name, URL: "https://" + name + ".example/v1", Transport: w}
 }
@@ -64,7 +64,7 @@ func answering(status int) wire {
 	return func(*http.Request) (*http.Response, error) { return answer(status), nil }
 }
 
-// answer is a target's answer with the status given.
+// answer is an answer with this status.
 func answer(status int) *http.Response {
 	return &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("{}")), ContentLength: 2}
 }

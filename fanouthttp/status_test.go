@@ -19,7 +19,7 @@ import (
 	"github.com/fanout-go/fanout/fanouttest"
 )
 
-// get asks the handler for a page in the format given.
+// get requests the page in this format.
 func get(h http.Handler, url, accept string) *httptest.ResponseRecorder {
 	request := httptest.NewRequest(http.MethodGet, url, nil)
 	request.Header.Set("Accept", accept)
@@ -69,7 +69,7 @@ func TestStatusHandler_NeedsADispatcher(t *testing.T) {
 	assert.PanicsWithValue(t, "fanouthttp: StatusHandler: nil dispatcher", func() { fanouthttp.StatusHandler(nil) })
 }
 
-// chromium runs a real browser with the arguments given, on the page at url.
+// chromium opens the page at url in a real browser, with these arguments.
 func chromium(t *testing.T, url string, args ...string) []byte {
 	t.Helper()
 	browser, err := exec.LookPath("chromium")

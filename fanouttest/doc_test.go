@@ -31,7 +31,7 @@ func TestSignUp_ReachesTheCRMThoughItIsUnavailableAtFirst(t *testing.T) {
 	require.JSONEq(t, `{"name":"Ada"}`, string(crm.Requests()[1].Body))
 }
 
-// signUp is a handler as a service has it.
+// signUp is a handler such as a service would have.
 func signUp(d *fanout.Dispatcher) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		var form struct {

@@ -29,7 +29,7 @@ func bothWays(t *testing.T, test func(*testing.T, newTarget)) {
 	})
 }
 
-// post sends a request as a bare client would, and reads the answer.
+// post sends a request with a plain client, and reads the answer.
 func post(t *testing.T, f *fanouttest.Target) (status int, header http.Header, body string, err error) {
 	t.Helper()
 	transport := f.Target("x").Transport

@@ -30,7 +30,7 @@ func TestOnlyWhatFitsIsSent(t *testing.T) {
 		`{"order":"7","cents":-4711}`:              `fanout: Payload: refused: does not fit its schema: "/cents": minimum`,
 		`{"cents":1}`:                              `fanout: Payload: refused: does not fit its schema: "/": required ["order"]`,
 		`{"order":"7","s3cr3t":true}`:              `fanout: Payload: refused: does not fit its schema: "/": additionalProperties`,
-		`{"order":"s3cr3t","order":"7","cents":1}`: `fanout: Payload: refused: has a name twice in one object`,
+		`{"order":"s3cr3t","order":"7","cents":1}`: `fanout: Payload: refused: has the same name twice in one object`,
 		`{"order":"7"} s3cr3t`:                     `fanout: Payload: refused: not JSON`,
 		`s3cr3t`:                                   `fanout: Payload: refused: not JSON`,
 		`{"order":7,"cents":"s3cr3t"}`:             `"/cents": type`,

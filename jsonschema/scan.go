@@ -80,7 +80,7 @@ func (s *scanner) inObject() bool { return len(s.open) > 0 && s.open[len(s.open)
 func (s *scanner) name(name string) error {
 	names := s.open[len(s.open)-1]
 	if names[name] {
-		return errors.New("has a name twice in one object")
+		return errors.New("has the same name twice in one object")
 	}
 	names[name] = true
 	return nil

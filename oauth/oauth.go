@@ -80,7 +80,7 @@ func (c Config) token(ctx context.Context) (auth.Token, error) {
 		return auth.Token{}, withoutBody(err)
 	}
 	if token.Type() != "Bearer" { // RFC 6749, section 7.1
-		return auth.Token{}, errors.New("token endpoint: its token is of another type than bearer")
+		return auth.Token{}, errors.New("token endpoint: its token is not a bearer token")
 	}
 	return auth.Token{Value: auth.NewSecret(token.AccessToken), Expires: token.Expiry}, nil
 }
@@ -93,7 +93,7 @@ func (c Config) check() error {
 	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
 		return errors.New("TokenURL is not an https URL")
 	case u.Scheme == "http" && !loopback(u.Hostname()):
-		return errors.New("TokenURL is http, which would send the secret in the clear")
+		return errors.New("TokenURL is http, which would send the secret unencrypted")
 	case c.ClientID == "":
 		return errors.New("ClientID is not set")
 	case c.ClientSecret == nil:
@@ -121,7 +121,7 @@ func withoutBody(err error) error {
 	}
 	var refused *oauth2.RetrieveError
 	if !errors.As(err, &refused) || refused.Response == nil {
-		return errors.New("token endpoint: its answer has no token that can be read")
+		return errors.New("token endpoint: its answer has no readable token")
 	}
 	text := "token endpoint: " + fmt.Sprint(refused.Response.StatusCode, " ", http.StatusText(refused.Response.StatusCode))
 	if slices.Contains(errorCodes, refused.ErrorCode) {

@@ -23,7 +23,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// endpoint is a token endpoint that counts who asks.
+// endpoint is a token endpoint that counts its requests.
 type endpoint struct {
 	*httptest.Server
 	calls   atomic.Int64
@@ -88,7 +88,7 @@ func TestClientCredentials_FetchOneTokenForAThousandDispatches(t *testing.T) {
 	all(1000, deliver)
 	assert.EqualValues(t, 1, e.calls.Load())
 	assert.Equal(t, "Bearer t-1", api.Requests()[0].Header.Get("Authorization"))
-	time.Sleep(2100 * time.Millisecond) // it has expired
+	time.Sleep(2100 * time.Millisecond) // the token has expired
 	e.expires.Store(3600)
 	all(1000, deliver)
 	assert.EqualValues(t, 2, e.calls.Load())
@@ -109,11 +109,11 @@ func TestClientCredentials_RepeatNothingTheEndpointSays(t *testing.T) {
 			w.WriteHeader(http.StatusBadRequest)
 			_, _ = io.WriteString(w, `{"error":"s_cr_t"}`)
 		},
-		"crm: authentication failed: no token: token endpoint: its answer has no token that can be read": func(w http.ResponseWriter, _ *http.Request) {
+		"crm: authentication failed: no token: token endpoint: its answer has no readable token": func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			_, _ = io.WriteString(w, `{"access_token":{"s3cr3t":1}}`)
 		},
-		"crm: authentication failed: no token: token endpoint: its token is of another type than bearer": func(w http.ResponseWriter, _ *http.Request) {
+		"crm: authentication failed: no token: token endpoint: its token is not a bearer token": func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			_, _ = io.WriteString(w, `{"access_token":"t-1","token_type":"mac"}`)
 		},
@@ -166,11 +166,11 @@ func TestClientCredentials_EndpointThatIsDownFailsAllAtOnce(t *testing.T) {
 func TestConfig_ThatCannotWorkIsRefused(t *testing.T) {
 	whole := oauth.Config{TokenURL: "https://id.example/token", ClientID: "shop", ClientSecret: auth.NewSecret("s3cr3t")}
 	for want, change := range map[string]func(*oauth.Config){
-		"oauth: TokenURL is not set":                                        func(c *oauth.Config) { c.TokenURL = "" },
-		"oauth: TokenURL is not an https URL":                               func(c *oauth.Config) { c.TokenURL = "id.example" },
-		"oauth: TokenURL is http, which would send the secret in the clear": func(c *oauth.Config) { c.TokenURL = "http://id.example/token" },
-		"oauth: ClientID is not set":                                        func(c *oauth.Config) { c.ClientID = "" },
-		"oauth: ClientSecret is not set":                                    func(c *oauth.Config) { c.ClientSecret = nil },
+		"oauth: TokenURL is not set":                                       func(c *oauth.Config) { c.TokenURL = "" },
+		"oauth: TokenURL is not an https URL":                              func(c *oauth.Config) { c.TokenURL = "id.example" },
+		"oauth: TokenURL is http, which would send the secret unencrypted": func(c *oauth.Config) { c.TokenURL = "http://id.example/token" },
+		"oauth: ClientID is not set":                                       func(c *oauth.Config) { c.ClientID = "" },
+		"oauth: ClientSecret is not set":                                   func(c *oauth.Config) { c.ClientSecret = nil },
 	} {
 		c := whole
 		change(&c)

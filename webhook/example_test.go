@@ -17,7 +17,7 @@ import (
 
 func ExampleSigner() {
 	key := []byte("at least twenty-four bytes")
-	// What a receiver does is in the libraries of Standard Webhooks. It looks like this:
+	// The libraries of Standard Webhooks verify a request like this:
 	receiver := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		mac := hmac.New(sha256.New, key)

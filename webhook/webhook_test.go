@@ -23,7 +23,7 @@ import (
 	"github.com/fanout-go/fanout/webhook"
 )
 
-// wire is a target as a function of the request, which returns the status.
+// wire is a target: a function that gets the request and returns the status.
 type wire func(r *http.Request, body []byte) int
 
 func (w wire) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -31,7 +31,7 @@ func (w wire) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: w(r, body), Header: http.Header{}, Body: http.NoBody}, err
 }
 
-// signed is a target over the wire given, with the signer.
+// signed is a target with this transport and signer.
 func signed(name string, w wire, s fanout.Signer) fanout.Target {
 	return fanout.Target{Name: name, URL: "https://" + name + ".example/v1", Transport: w, Sign: s}
 }

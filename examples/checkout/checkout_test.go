@@ -25,8 +25,8 @@ func TestTheFiveStories(t *testing.T) {
 	told := strings.Split(strings.TrimSpace(out.String()), "\n\n")
 	require.Len(t, told, 5)
 	for i, want := range []struct {
-		events string   // in any order, but for
-		then   []string // those that come one after the other
+		events string   // in any order
+		then   []string // some of the events, which come in this order
 		ends   string
 	}{
 		{

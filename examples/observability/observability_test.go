@@ -95,7 +95,7 @@ func TestTracesGoToTheCollectorThatTheEnvironmentNames(t *testing.T) {
 	assert.ElementsMatch(t, []string{"POST /signup", "deliver crm", "POST"}, all)
 }
 
-// installed finds one of Debian's programs.
+// installed returns the path of a program, or skips the test.
 func installed(t *testing.T, program string) string {
 	t.Helper()
 	path, err := exec.LookPath(program)
@@ -167,10 +167,10 @@ func dashboardExpressions(t *testing.T) []string {
 
 type prometheusServer struct {
 	url    string
-	signUp func() // makes something to see
+	signUp func() // causes traffic
 }
 
-// startPrometheus scrapes the service far more often than one would.
+// startPrometheus scrapes the service much more often than in production.
 func startPrometheus(t *testing.T, program, service string) prometheusServer {
 	t.Helper()
 	dir := t.TempDir()
@@ -214,7 +214,7 @@ func (p prometheusServer) get(t *testing.T, path string, into any) {
 	require.NoError(t, json.Unmarshal(body, into))
 }
 
-// eventually signs up until an expression has a value.
+// eventually keeps signing up until an expression has a value.
 func (p prometheusServer) eventually(t *testing.T, expression string) {
 	t.Helper()
 	giveUp := time.After(time.Minute)

@@ -142,8 +142,8 @@ func TestInvalidSignUpIsNotSent(t *testing.T) {
 	assert.Zero(t, analytics.Count())
 }
 
-// A sign-up under way when the service is told to stop is still delivered and
-// answered: that is what the order of the shutdown is for.
+// A sign-up that is running when the service is told to stop is still delivered and
+// answered. The order of the shutdown makes sure of that.
 func TestShutdownFinishesSignUps(t *testing.T) {
 	proceed := make(chan struct{})
 	email := fanouttest.NewTarget(t, func(http.ResponseWriter, *http.Request) { <-proceed })
@@ -167,7 +167,7 @@ func TestShutdownFinishesSignUps(t *testing.T) {
 	}()
 	require.NoError(t, email.Wait(t.Context(), 1))
 	stop()
-	for { // until the server accepts no more, so that the shutdown has begun
+	for { // until the server accepts no connections: then the shutdown has begun
 		conn, err := net.Dial("tcp", addr)
 		if err != nil {
 			break

@@ -77,7 +77,7 @@ func TestUnderLoadSIGTERMLosesNothingThatWasAccepted(t *testing.T) {
 	assert.Empty(t, accepted, "accepted and not delivered")
 }
 
-// signUpAt returns the dispatch's ID, or that the service takes no more.
+// signUpAt returns the dispatch's ID. It reports false if the service accepts no more.
 func signUpAt(ctx context.Context, url string) (id string, ok bool) {
 	for {
 		r, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(ada))

@@ -44,7 +44,7 @@ func (r *Rules) Host(host string, port uint16) error {
 	ip, err := netip.ParseAddr(host)
 	switch {
 	case err != nil && r.Proxied && !PlainName(host):
-		return errors.New("it may be an address in disguise")
+		return errors.New("some resolvers may read it as an address")
 	case err != nil:
 		return r.port(port)
 	case r.Proxied && ip.Zone() != "":

@@ -13,8 +13,8 @@ import (
 	"github.com/fanout-go/fanout/internal/guard"
 )
 
-// stricter are the prefixes of which our guard blocks all, and which the table that ssrf
-// generates from the IANA registries lets through, each with our reason.
+// stricter holds the prefixes that our guard blocks and that the table of package ssrf,
+// which is generated from the IANA registries, allows. Each has our reason.
 var stricter = map[netip.Prefix]string{
 	netip.MustParsePrefix("168.63.129.16/32"): "Azure serves metadata and DNS to its own machines there; it is a public address of Microsoft's, which no registry sets aside",
 }
@@ -67,11 +67,11 @@ func addressesAround(prefixes []netip.Prefix) []netip.Addr {
 			all = append(all, filled(p, func() byte { return byte(random.Uint32()) }))
 		}
 	}
-	// There is none before the first address of all, and none after the last.
+	// The very first address has none before it, and the very last none after it.
 	return slices.DeleteFunc(all, func(ip netip.Addr) bool { return !ip.IsValid() })
 }
 
-// filled is the address in p whose bits beyond the prefix are those of next.
+// filled returns the address in p whose bits after the prefix are those of next.
 func filled(p netip.Prefix, next func() byte) netip.Addr {
 	bytes := p.Masked().Addr().AsSlice()
 	for i := range bytes {

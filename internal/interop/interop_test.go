@@ -1,5 +1,5 @@
-// Package interop holds what the library writes against the libraries of those who
-// read it.
+// Package interop tests what the library writes with other libraries that read it, such as
+// those that receivers use.
 package interop
 
 import (

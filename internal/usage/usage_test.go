@@ -16,7 +16,7 @@ func TestParse_TellsHelpFromWrongUsage(t *testing.T) {
 	for _, test := range []struct {
 		args   []string
 		status int
-		says   string // at its beginning
+		says   string // how the output begins
 	}{
 		{nil, 0, ""},
 		{[]string{"-n", "3"}, 0, ""},

@@ -84,7 +84,7 @@ func (c *clientOf[Tx]) insert(ctx context.Context, tx any, jobs []river.InsertMa
 	own, ok := tx.(Tx)
 	if !ok {
 		var want *Tx
-		return &TxError{fmt.Errorf("is a %T, and this queue knows %s", tx, strings.TrimPrefix(fmt.Sprintf("%T", want), "*"))}
+		return &TxError{fmt.Errorf("is a %T, but this queue needs a %s", tx, strings.TrimPrefix(fmt.Sprintf("%T", want), "*"))}
 	}
 	_, err := c.InsertManyTx(ctx, own, jobs)
 	return err

@@ -156,7 +156,7 @@ func (e *Engine) Stop(ctx context.Context) error {
 	e.stopAlive()
 	e.alive.Wait()
 	if err != nil {
-		return fmt.Errorf("deliveries that do not end are kept, and made again: %w", err)
+		return fmt.Errorf("some deliveries did not end; they will be made again: %w", err)
 	}
 	return e.lease.giveBack(context.WithoutCancel(ctx))
 }

@@ -24,7 +24,7 @@ func TestLane_IsShutWhenItIsIdleAndOpenedAgainForWhatComes(t *testing.T) {
 			eventually(t, func() bool { return arrived.Load() == n+1 }, "it to arrive")
 			eventually(t, func() bool { return e.OpenLanes() == 0 }, "the lane to be shut")
 		}
-		for n := range 100 { // while it is shut, and opened, and shut
+		for n := range 100 { // some of them while the lane is being shut or opened
 			insert(t, e, "ledger")
 			time.Sleep(time.Duration(n%7) * 5 * time.Millisecond)
 		}

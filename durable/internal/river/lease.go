@@ -50,7 +50,7 @@ func newFileLock(t *tables) (*fileLock, error) {
 const fileOf = "SELECT file FROM pragma_database_list WHERE name = 'main'"
 
 // errInUse is returned to the second process that wants to deliver from a file.
-var errInUse = errors.New("another queue, of this process or another, delivers from it")
+var errInUse = errors.New("another queue, in this process or another one, already delivers from it")
 
 func (f *fileLock) id() string { return "file" }
 
