@@ -166,7 +166,7 @@ func TestCommandLine_ThatMakesNoSenseChangesNothing(t *testing.T) {
 		{"give either IDs, or a filter or --all", 2, []string{"replay"}},
 		{"give either IDs, or a filter or --all; see fanoutctl discard", 2, []string{"discard", "--all", "7"}},
 		{"neither a time such as 2006-01-02T15:04:05Z nor a", 2, []string{"dead", "--since", "yesterday"}},
-		{"neither a time as 2006-01-02T15:04:05Z nor", 2, []string{"dead", "--since", "-2h"}},
+		{"neither a time such as 2006-01-02T15:04:05Z nor", 2, []string{"dead", "--since", "-2h"}},
 		{"dead letter 999: no such dead letter", 1, []string{"inspect", "999"}},
 		{"replay: durable: replaying 999: no such dead lett", 1, []string{"replay", "999"}},
 		{"unknown flag: --nope; see fanoutctl dead --help", 2, []string{"dead", "--nope"}},
