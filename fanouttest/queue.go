@@ -53,7 +53,7 @@ func open(t *testing.T, q fanout.Queue, config fanout.Config) *fanout.Dispatcher
 	return d
 }
 
-// closed closes a dispatcher, and does not wait for ever if its queue does.
+// closed closes a dispatcher. If its queue hangs, it gives up and fails the test.
 func closed(t *testing.T, ctx context.Context, d *fanout.Dispatcher) error { //nolint:revive // t comes first here
 	t.Helper()
 	ended := make(chan error, 1)
@@ -61,7 +61,7 @@ func closed(t *testing.T, ctx context.Context, d *fanout.Dispatcher) error { //n
 	return errorOf(t, ended)
 }
 
-// errorOf waits for what a Close returns, whose context ends within patience.
+// errorOf returns the error of a Close that runs on another goroutine.
 func errorOf(t *testing.T, ended chan error) error {
 	t.Helper()
 	select {
@@ -213,8 +213,8 @@ func outlivesItsContext(t *testing.T, q fanout.Queue) {
 
 type visit struct{}
 
-// A queue that keeps deliveries elsewhere than in memory loses the values. That is no
-// fault; to mix them up is.
+// ownValues checks that the context values of one delivery do not get into another one. A
+// queue that stores deliveries outside of memory may lose the values.
 func ownValues(t *testing.T, q fanout.Queue) {
 	t.Helper()
 	var results Results

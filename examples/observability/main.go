@@ -70,7 +70,7 @@ func serve(ctx context.Context, listener net.Listener, targets []fanout.Target, 
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	handler, dispatcher, err := newService(targets, telemetry, slog.NewTextHandler(logTo, nil)) //nolint:contextcheck // it outlives any call
+	handler, dispatcher, err := newService(targets, telemetry, slog.NewTextHandler(logTo, nil))
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
