@@ -47,12 +47,7 @@ func Decode(document []byte, v any, expand func(path, s string) (string, error))
 	document = bytes.TrimPrefix(document, []byte("\ufeff"))
 	d := &decoder{document: document, json: json.NewDecoder(bytes.NewReader(document)), expand: expand}
 	d.json.UseNumber()
-	err := d.run(reflect.ValueOf(v).Elem())
-	var placed *Error
-	if err == nil || errors.As(err, &placed) {
-		return err
-	}
-	return d.errorAt(d.json.InputOffset(), "", err)
+	return d.run(reflect.ValueOf(v).Elem())
 }
 
 type decoder struct {
@@ -90,15 +85,14 @@ func invalidUTF8(b []byte) int {
 func (d *decoder) token(path string) (json.Token, int64, error) {
 	at := d.next()
 	token, err := d.json.Token()
-	var syntax *json.SyntaxError
 	switch {
 	case err == nil:
 		return token, at, nil
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return nil, at, d.errorAt(int64(len(d.document)), path, errors.New("the document ends too early"))
-	case errors.As(err, &syntax):
-		return nil, at, d.errorAt(max(at, syntax.Offset-1), path, err)
 	}
+	// The offset in a json.SyntaxError is of no use: the decoder does not count all that
+	// comes before, so the offset can lie anywhere within the token.
 	return nil, at, d.errorAt(at, path, err)
 }
 
