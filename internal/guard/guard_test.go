@@ -1,7 +1,9 @@
 package guard_test
 
 import (
+	"math"
 	"net/netip"
+	"net/url"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -37,6 +39,8 @@ func TestPublic_IsFalseOfWhatIsNoPlainAddress(t *testing.T) {
 }
 
 func TestBlocked_HoldsNothingPublicAndIsNobodyElsesToChange(t *testing.T) {
+	assert.Contains(t, guard.Blocked(), netip.MustParsePrefix("10.0.0.0/8"))
+	assert.Contains(t, guard.Blocked(), netip.MustParsePrefix("2001:db8::/32"))
 	for i, p := range guard.Blocked() {
 		assert.False(t, guard.Public(p.Addr()), p)
 		assert.Equal(t, p.Masked(), p)
@@ -78,4 +82,59 @@ func FuzzPlainName(f *testing.F) {
 			assert.False(t, guard.PlainName(host))
 		}
 	})
+}
+
+func TestRules_DialAllowsAndDeniesByPrefix(t *testing.T) {
+	rules := &guard.Rules{
+		AnyPort: true,
+		Allow:   []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")},
+		Deny:    []netip.Prefix{netip.MustParsePrefix("10.1.2.0/24"), netip.MustParsePrefix("8.8.4.0/24")},
+	}
+	require.NoError(t, rules.Dial("tcp4", "10.1.1.1:80"))
+	require.EqualError(t, rules.Dial("tcp4", "10.1.2.1:80"), "10.1.2.1 is in Guard.Deny", "though it is allowed too")
+	require.EqualError(t, rules.Dial("tcp6", "[::ffff:8.8.4.4]:80"), "8.8.4.4 is in Guard.Deny")
+	require.EqualError(t, rules.Dial("tcp4", "10.2.0.1:80"), "10.2.0.1 is not public")
+}
+
+func TestRules_HostRefusesWhatAProxyCouldMistake(t *testing.T) {
+	for _, test := range []struct {
+		host            string
+		port            uint16
+		direct, proxied string // what is said; empty if it may be called
+	}{
+		{"hook.example", 443, "", ""},
+		{"hook.example.", 443, "", ""},
+		{"hook.example", 25, "port 25 is not among Guard.Ports", "port 25 is not among Guard.Ports"},
+		{"127.1", 443, "", "some resolvers may read it as an address"},
+		{"8.8.8.8", 443, "", ""},
+		{"8.8.8.8.", 443, "", ""},
+		{"8.8.8.8", 25, "port 25 is not among Guard.Ports", "port 25 is not among Guard.Ports"},
+		{"10.0.0.1", 443, "10.0.0.1 is not public", "10.0.0.1 is not public"},
+		{"2606:4700::1", 443, "", ""},
+		{"2606:4700::1%eth0", 443, "", "it has a zone"},
+	} {
+		for proxied, want := range map[bool]string{false: test.direct, true: test.proxied} {
+			rules := &guard.Rules{Ports: []uint16{443}, Proxied: proxied}
+			said := ""
+			if err := rules.Host(test.host, test.port); err != nil {
+				said = err.Error()
+			}
+			assert.Equal(t, want, said, "%s, proxied: %t", test.host, proxied)
+		}
+	}
+}
+
+func TestRules_DialLeavesTheProxyAlone(t *testing.T) {
+	require.NoError(t, (&guard.Rules{Proxied: true}).Dial("tcp4", "10.0.0.1:3128"))
+}
+
+func TestPort_IsThatOfTheURLOrItsScheme(t *testing.T) {
+	for address, want := range map[string]int{
+		"https://crm.example": 443, "http://crm.example": 80, "https://crm.example:8443": 8443, "http://[2606:4700::1]:81": 81,
+		"https://crm.example:99999999999999999999": math.MaxInt,
+	} {
+		u, err := url.Parse(address)
+		require.NoError(t, err)
+		assert.Equal(t, want, guard.Port(u), address)
+	}
 }

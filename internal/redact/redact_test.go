@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -36,4 +37,21 @@ func TestQuotes_CutWhatAPeerSent(t *testing.T) {
 	require.EqualError(t, redact.Quotes(x509.HostnameError{Host: "crm.example", Certificate: &x509.Certificate{DNSNames: []string{"s3cr3t"}}}),
 		"x509: certificate is not valid for crm.example")
 	assert.Same(t, io.EOF, redact.Quotes(io.EOF))
+}
+
+func TestShown_IsOneShortLine(t *testing.T) {
+	full := strings.Repeat("x", 1024)
+	for text, want := range map[string]string{
+		"no such account":                 "no such account",
+		"a\nb\tc\x1b[31m\x7f\u0085":       "a b c [31m  ",
+		"line\u2028para\u2029":            "line para ",
+		"\u202ereversed\u2066":            " reversed ",
+		"Zürich \U0001f600":               "Zürich \U0001f600",
+		"half \xff":                       "half \uFFFD",
+		full:                              full,
+		full + "x":                        full + "\u2026",
+		full[1:] + "ü, cut in its middle": full[1:] + "\u2026",
+	} {
+		assert.Equal(t, want, redact.Shown(errors.New(text)), "%q", text)
+	}
 }

@@ -23,6 +23,7 @@ func TestParse_TellsHelpFromWrongUsage(t *testing.T) {
 		{[]string{"-h"}, 0, "usage: count [flags]\n\nCounts.\n\n  -n int\n"},
 		{[]string{"-x"}, 2, "flag provided but not defined: -x\nusage: count"},
 		{[]string{"-n", "many"}, 2, `invalid value "many" for flag -n`},
+		{[]string{"stray"}, 2, "unexpected argument \"stray\"\nusage: count"},
 		{[]string{"-n", "3", "stray", "more"}, 2, "unexpected argument \"stray\"\nusage: count"},
 	} {
 		var stderr bytes.Buffer

@@ -38,8 +38,9 @@ func TestGet_ReturnsTheLastGoodValue(t *testing.T) {
 		write("first")
 		assert.Equal(t, "first", get(), "a file that was never good is looked at each time")
 		write("")
+		assert.Equal(t, "first", get(), "looked at once a second")
 		time.Sleep(time.Second)
-		assert.Equal(t, "first", get())
+		assert.Equal(t, "first", get(), "the last good value")
 		write("second")
 		time.Sleep(time.Second)
 		assert.Equal(t, "second", get())
@@ -47,6 +48,14 @@ func TestGet_ReturnsTheLastGoodValue(t *testing.T) {
 		assert.Equal(t, "second", get())
 		assert.Equal(t, 4, parsed, "parsed only when it has changed")
 	})
+}
+
+func TestGet_SaysWhyThereIsNoValue(t *testing.T) {
+	dir := t.TempDir()
+	for path, want := range map[string]string{dir: "not a regular file", filepath.Join(dir, "none"): "no such file or directory"} {
+		_, err := watchfile.New(path, func([]byte) (string, error) { return "x", nil }).Get()
+		require.EqualError(t, err, path+": "+want)
+	}
 }
 
 func TestRead_TakesSmallRegularFilesOnly(t *testing.T) {
@@ -63,4 +72,22 @@ func TestRead_TakesSmallRegularFilesOnly(t *testing.T) {
 	require.EqualError(t, err, "not a regular file")
 	_, err = watchfile.Read(filepath.Join(dir, "none"))
 	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+func TestRead_ClosesTheFile(t *testing.T) {
+	open := func() int {
+		all, err := os.ReadDir("/dev/fd")
+		if err != nil {
+			t.Skip("SKIPPED: this system does not list open files")
+		}
+		return len(all)
+	}
+	path := filepath.Join(t.TempDir(), "word")
+	require.NoError(t, os.WriteFile(path, []byte("x"), 0o600))
+	before := open()
+	for range 20 {
+		_, err := watchfile.Read(path)
+		require.NoError(t, err)
+	}
+	assert.Equal(t, before, open())
 }
