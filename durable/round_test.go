@@ -141,6 +141,51 @@ func TestRound_FindsALookedUpTargetAgainAfterARestart(t *testing.T) {
 	assert.Equal(t, fanout.Delivered, wait(t, &results, id)["customer 7"].Outcome)
 }
 
+// lookingUp submits an event to "customer 7", whom only a look-up knows. Its first round
+// begins when the look-up returns failure. Call mended to let the look-up succeed again.
+func lookingUp(t *testing.T, q *durable.Queue, failure error) (customer *fanouttest.Sender, mended func()) {
+	t.Helper()
+	require.NoError(t, q.Hold(t.Context(), "customer 7"))
+	customer = fanouttest.NewSender()
+	var failing atomic.Bool
+	d := dispatcher(t, q, fanout.Config{Lookup: func(context.Context, string) (fanout.Target, error) {
+		if failing.Load() {
+			return fanout.Target{}, failure
+		}
+		return customer.Target(""), nil
+	}})
+	submit(t, d, "event", fanout.To("customer 7"))
+	failing.Store(true)
+	require.NoError(t, q.Resume(t.Context(), "customer 7"))
+	return customer, func() { failing.Store(false) }
+}
+
+func TestRound_IsNotUsedUpByALookupThatFails(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		var log safeBuffer
+		q, _ := open(t, durable.Config{Schedule: []time.Duration{}, Logger: log.logger()}) // a single round
+		customer, mended := lookingUp(t, q, errDown)
+		eventually(t, func() bool { return strings.Contains(log.String(), "look-up failed") }, "a warning")
+		mended()
+		eventually(t, func() bool {
+			_, err := q.DB().Exec("UPDATE " + jobs(q) + " SET scheduled_at = created_at WHERE state = 'available'") // instead of waiting
+			return err == nil && customer.Count() == 1
+		}, "it to arrive")
+		assert.Empty(t, deadLetters(t, q, durable.Filter{}))
+	})
+}
+
+func TestRound_OfATargetThatIsGoneIsTheLast(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		q, _ := open(t, durable.Config{Schedule: []time.Duration{time.Hour}})
+		customer, _ := lookingUp(t, q, fmt.Errorf("customer 7 left: %w", fanout.ErrTargetGone))
+		eventually(t, func() bool { return len(deadLetters(t, q, durable.Filter{})) == 1 }, "a dead letter")
+		dead := deadLetters(t, q, durable.Filter{})[0]
+		assert.Equal(t, []any{"customer 7", 1, fanout.ClassTargetGone}, []any{dead.Target, dead.Rounds, dead.Class})
+		assert.Zero(t, customer.Count())
+	})
+}
+
 func TestRound_WritesAnErrorThatADatabaseCannot(t *testing.T) {
 	long := "\x00\xff" + strings.Repeat("\u00fc", 600) + "x"
 	onBoth(t, func(t *testing.T, open opener) {
