@@ -1,8 +1,6 @@
 package durable
 
 import (
-	"time"
-
 	"github.com/fanout-go/fanout"
 	"github.com/fanout-go/fanout/durable/internal/river"
 )
@@ -17,7 +15,7 @@ func (c sealer) entry(kind, dispatch string, r fanout.Result, mostBody int) (riv
 	}
 	sealed, err := c.seal(dispatch, r)
 	class, text := describe(r.Err())
-	return river.Entry{Kind: kind, Target: r.Target, At: time.Now(), Class: class, Error: text, Record: sealed}, err
+	return river.Entry{Kind: kind, Target: r.Target, Class: class, Error: text, Record: sealed}, err
 }
 
 // result restores the result that was kept in an entry.

@@ -18,7 +18,6 @@ const (
 type Entry struct {
 	Kind   string
 	Target string
-	At     time.Time
 	Class  string // of the error; not encrypted
 	Error  string // text of the error; not encrypted
 	Record []byte // the whole result, encrypted if there is a key
@@ -30,20 +29,18 @@ type Journal struct{ tables *tables }
 // Write adds an entry to a job.
 func (j *Journal) Write(ctx context.Context, job int64, e Entry) error {
 	_, err := j.tables.exec(ctx, "INSERT INTO @journal (job_id, kind, target, at, class, error, record) VALUES ($1, $2, $3, $4, $5, $6, $7)",
-		job, e.Kind, e.Target, e.At.UnixMilli(), e.Class, e.Error, e.Record)
+		job, e.Kind, e.Target, time.Now().UnixMilli(), e.Class, e.Error, e.Record)
 	return err
 }
 
 // Read returns the entries of a job that have one of the kinds, the oldest first.
 func (j *Journal) Read(ctx context.Context, job int64, kinds ...string) ([]Entry, error) {
 	var all []Entry
-	err := j.tables.each(ctx, "SELECT kind, target, at, class, error, record FROM @journal WHERE job_id = $1 ORDER BY id", []any{job}, func(rows *sql.Rows) error {
+	err := j.tables.each(ctx, "SELECT kind, target, class, error, record FROM @journal WHERE job_id = $1 ORDER BY id", []any{job}, func(rows *sql.Rows) error {
 		var e Entry
-		var at int64
-		if err := rows.Scan(&e.Kind, &e.Target, &at, &e.Class, &e.Error, &e.Record); err != nil {
+		if err := rows.Scan(&e.Kind, &e.Target, &e.Class, &e.Error, &e.Record); err != nil {
 			return err
 		}
-		e.At = time.UnixMilli(at)
 		if slices.Contains(kinds, e.Kind) {
 			all = append(all, e)
 		}
