@@ -4,8 +4,10 @@ import (
 	"context"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/fanout-go/fanout/durable/internal/river"
@@ -29,5 +31,19 @@ func TestLane_IsShutWhenItIsIdleAndOpenedAgainForWhatComes(t *testing.T) {
 			time.Sleep(time.Duration(n%7) * 5 * time.Millisecond)
 		}
 		eventually(t, func() bool { return arrived.Load() == 103 }, "all to arrive")
+	})
+}
+
+func TestLane_WhoseGateIsClosedWaitsAsLongAsItHasBeenClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := river.Lanes()
+		assert.Equal(t, 2*time.Second, l.NotLetThrough("crm"), "at least")
+		time.Sleep(20 * time.Second)
+		assert.Equal(t, 20*time.Second, l.NotLetThrough("crm"))
+		assert.Equal(t, 2*time.Second, l.NotLetThrough("other"))
+		time.Sleep(time.Hour)
+		assert.Equal(t, time.Minute, l.NotLetThrough("crm"), "at most")
+		l.LetThrough("crm")
+		assert.Equal(t, 2*time.Second, l.NotLetThrough("crm"))
 	})
 }

@@ -77,3 +77,18 @@ func eventually(t *testing.T, condition func() bool, what string) {
 	t.Helper()
 	require.Eventually(t, condition, patience, 5*time.Millisecond, what)
 }
+
+// states returns the state of the job of each target.
+func states(t *testing.T, e *river.Engine) map[string]string {
+	t.Helper()
+	targets, err := e.Strings(t.Context(), "SELECT args->>'target' FROM @job ORDER BY id")
+	require.NoError(t, err)
+	all, err := e.Strings(t.Context(), "SELECT state FROM @job ORDER BY id")
+	require.NoError(t, err)
+	require.Len(t, all, len(targets))
+	byTarget := map[string]string{}
+	for i, target := range targets {
+		byTarget[target] = all[i]
+	}
+	return byTarget
+}
