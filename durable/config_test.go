@@ -3,6 +3,7 @@ package durable_test
 import (
 	"context"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -30,6 +31,46 @@ func TestConfig_ThatCannotWorkIsRefused(t *testing.T) {
 		require.ErrorIs(t, err, fanout.ErrInvalid)
 		require.ErrorContains(t, err, want)
 	}
+}
+
+func TestConfig_ALimitIsAllowedAndWhatIsBeyondItIsRefused(t *testing.T) {
+	pool := connect(t, "postgres://nowhere.invalid/nothing") // it is not used
+	waiting := func(wait time.Duration) durable.Config { return durable.Config{Schedule: []time.Duration{wait}} }
+	one := func(target durable.TargetConfig) durable.Config {
+		return durable.Config{Targets: map[string]durable.TargetConfig{"crm": target}}
+	}
+	const year = 365 * 24 * time.Hour
+	for name, c := range map[string]struct{ allowed, refused durable.Config }{
+		"many waits":      {durable.Config{Schedule: fast(1000)}, durable.Config{Schedule: fast(1001)}},
+		"a short wait":    {waiting(time.Millisecond), waiting(time.Millisecond - 1)},
+		"a long wait":     {waiting(year), waiting(year + 1)},
+		"a target's wait": {one(durable.TargetConfig{Schedule: []time.Duration{year}}), one(durable.TargetConfig{Schedule: []time.Duration{year + 1}})},
+		"Concurrency":     {durable.Config{Concurrency: 10_000}, durable.Config{Concurrency: 10_001}},
+		"one at a time":   {one(durable.TargetConfig{Concurrency: 1}), one(durable.TargetConfig{Concurrency: -1})},
+		"Retention":       {durable.Config{Retention: time.Second}, durable.Config{Retention: time.Second - 1}},
+		"for ever":        {durable.Config{Retention: -1}, durable.Config{Retention: 1}},
+		"TakeOver":        {durable.Config{TakeOver: 2 * time.Second}, durable.Config{TakeOver: 2*time.Second - 1}},
+		"a long schema":   {durable.Config{Schema: strings.Repeat("s", 46)}, durable.Config{Schema: strings.Repeat("s", 47)}},
+		"a digit in it":   {durable.Config{Schema: "s1"}, durable.Config{Schema: "1s"}},
+	} {
+		q, err := durable.OpenPostgres(pool, c.allowed)
+		if assert.NoError(t, err, name) {
+			require.NoError(t, q.Close(t.Context()))
+		}
+		_, err = durable.OpenPostgres(pool, c.refused)
+		require.ErrorIs(t, err, fanout.ErrInvalid, name)
+	}
+}
+
+func TestStandardSchedule_IsThatOfStandardWebhooks(t *testing.T) {
+	var all []string
+	total := time.Duration(0)
+	for _, wait := range durable.StandardSchedule() {
+		all = append(all, wait.String())
+		total += wait
+	}
+	assert.Equal(t, []string{"5s", "5m0s", "30m0s", "2h0m0s", "5h0m0s", "10h0m0s", "14h0m0s", "20h0m0s", "24h0m0s"}, all)
+	assert.Equal(t, 75*time.Hour+35*time.Minute+5*time.Second, total, "a little over three days")
 }
 
 func TestFinal_ThatPanicsIsNotFinal(t *testing.T) {

@@ -133,6 +133,22 @@ func TestDeadLetters_FindASagaByEachOfItsTargetsWhateverTheirNames(t *testing.T)
 	})
 }
 
+func TestInspect_OfAHistoryThatCannotBeReadIsAnError(t *testing.T) {
+	q, _ := inFile(t, durable.Config{})
+	var never atomic.Bool
+	submit(t, dispatcher(t, q, fanout.Config{Targets: []fanout.Target{refusing("crm", &never)}}), "entry")
+	eventually(t, func() bool { return len(deadLetters(t, q, durable.Filter{})) == 1 }, "a dead letter")
+	id := deadLetters(t, q, durable.Filter{})[0].ID
+	one, err := q.Inspect(t.Context(), id)
+	require.NoError(t, err)
+	require.Len(t, one.History, 1)
+	_, err = q.DB().Exec("UPDATE fanout_journal SET record = 'sealed'")
+	require.NoError(t, err)
+	one, err = q.Inspect(t.Context(), id)
+	require.EqualError(t, err, fmt.Sprintf("durable: dead letter %d: encrypted, and no Config.Encryption is given", id))
+	assert.Nil(t, one)
+}
+
 func TestReplayAll_KeepsToItsRate(t *testing.T) {
 	q, _ := inFile(t, durable.Config{})
 	var never atomic.Bool

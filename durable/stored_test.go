@@ -2,6 +2,7 @@ package durable_test
 
 import (
 	"bytes"
+	"database/sql"
 	"errors"
 	"net/http"
 	"os"
@@ -34,6 +35,12 @@ func TestSubmit_RefusesWhatCannotBeKept(t *testing.T) {
 		"a header in Latin-1":           {fanout.Payload{Header: http.Header{"X": {"caf\xe9"}}}, nil, "fanout: Payload.Header: X: not UTF-8"},
 		"a target given in the call":    {"entry", []fanout.SubmitOption{fanout.ToTargets(sender.Target("stranger"))}, `fanout: target "stranger": ToTargets: a durable queue finds targets by name`},
 		"order among dependent targets": {"entry", []fanout.SubmitOption{durable.InOrder("k")}, "fanout: InOrder: is not for targets that depend on each other"},
+		"order without a key":           {"entry", []fanout.SubmitOption{durable.InOrder("")}, "fanout: InOrder: without a key"},
+		"order by a long key":           {"entry", []fanout.SubmitOption{durable.InOrder(strings.Repeat("k", 257))}, "fanout: InOrder: longer than 256 bytes"},
+		"two orders":                    {"entry", []fanout.SubmitOption{durable.InOrder("k"), durable.InOrder("l")}, "fanout: InOrder: given twice"},
+		"no transaction":                {"entry", []fanout.SubmitOption{durable.InTx(nil)}, "fanout: InTx: is nil"},
+		"two transactions":              {"entry", []fanout.SubmitOption{durable.InTx(new(sql.Tx)), durable.InTx(new(sql.Tx))}, "fanout: InTx: given twice"},
+		"an option made by hand":        {"entry", []fanout.SubmitOption{fanout.ForQueue(fanout.QueueOption{Name: "InOrder", Value: "k"})}, "fanout: InOrder: is not made by a function of package durable"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := d.Submit(t.Context(), c.payload, c.options...)
@@ -42,6 +49,8 @@ func TestSubmit_RefusesWhatCannotBeKept(t *testing.T) {
 		})
 	}
 	assert.Zero(t, sender.Count())
+	submit(t, d, fanout.Payload{Body: make([]byte, 93), ContentType: "text/plain", Header: http.Header{"X": {"123", "456"}}}, fanout.To("ledger"))
+	eventually(t, func() bool { return sender.Count() == 1 }, "what is just small enough")
 }
 
 func TestEncryption_KeepsPayloadsAndAnswersUnreadableAndKeysRotate(t *testing.T) {
@@ -178,4 +187,15 @@ func TestRecord_KeepsEnumsAsText(t *testing.T) {
 	attempts := one.History[0].Attempts
 	require.Len(t, attempts, 2)
 	assert.Equal(t, []fanout.AttemptKind{0, fanout.FallbackAttempt}, []fanout.AttemptKind{attempts[0].Kind, attempts[1].Kind})
+}
+
+func TestRecord_KeepsTheBeginningOfAnAnswer(t *testing.T) {
+	q, _ := inFile(t, durable.Config{})
+	api := fanouttest.NewTarget(t, fanouttest.Reply(410, strings.Repeat("x", 20_000)))
+	submit(t, dispatcher(t, q, fanout.Config{Targets: []fanout.Target{api.Target("crm")}}), "entry")
+	eventually(t, func() bool { return len(deadLetters(t, q, durable.Filter{})) == 1 }, "a dead letter")
+	one, err := q.Inspect(t.Context(), deadLetters(t, q, durable.Filter{})[0].ID)
+	require.NoError(t, err)
+	assert.Equal(t, 410, one.History[0].Response.StatusCode)
+	assert.Len(t, one.History[0].Response.Body, 16<<10)
 }
