@@ -40,7 +40,7 @@ func (tr *trial) panicked(p any) {
 		tr.unsent = newPanicError(p)
 		return
 	}
-	tr.verdict = verdict{reach: unanswered, err: newPanicError(p)}
+	tr.verdict = verdict{reach: unanswered, err: foreign(newPanicError(p))}
 }
 
 // delivers reports whether the target took it.
@@ -140,7 +140,7 @@ func judgeError(t *target, err error) verdict {
 	if errors.As(err, &panicked) || errors.Is(err, ErrGoexit) {
 		return verdict{reach: unanswered, err: err}
 	}
-	if errors.Is(err, ErrAddressBlocked) {
+	if ours(err, ErrAddressBlocked) {
 		return verdict{reach: notSent, err: err}
 	}
 	if t.endpoint != nil {

@@ -228,7 +228,7 @@ func (dl *delivery) passGates(tr *trial, span *trace.Span, n turn) error {
 func (dl *delivery) send(ctx context.Context, tr *trial, span *trace.Span, n turn, now time.Time) error {
 	t, w, x := dl.target, dl.watch(), dl.exchange(n)
 	r := x.sent
-	ctx, *span = w.attemptStarted(ctx, r, n.number-1)
+	ctx = w.attemptStarted(ctx, r, n.number-1, span)
 	if err := t.build(ctx, x, r); err != nil {
 		return err
 	}
@@ -283,7 +283,7 @@ func (dl *delivery) cutShort(attempt context.Context, v verdict) verdict {
 // means that it gets none.
 func (dl *delivery) hedgedAfter() (after time.Duration, ok bool) {
 	h := dl.gates.hedging
-	if h == nil || !dl.target.repeatable() || len(dl.result.Attempts)+1 >= dl.target.policy.Retry.MaxAttempts {
+	if h == nil || dl.stale != nil || !dl.target.repeatable() || len(dl.result.Attempts)+1 >= dl.target.policy.Retry.MaxAttempts {
 		return 0, false
 	}
 	return h.patience()
@@ -370,9 +370,9 @@ func (dl *delivery) nextWait(paid *bool) (time.Duration, error) {
 // passing reports whether what kept an attempt from being made may soon be over.
 func passing(err error) (why Wait, ok bool) {
 	switch {
-	case errors.Is(err, ErrBreakerOpen):
+	case ours(err, ErrBreakerOpen):
 		return WaitBreaker, true
-	case errors.Is(err, ErrAuth) && triesLater(err):
+	case ours(err, ErrAuth) && triesLater(err):
 		return WaitToken, true
 	}
 	return "", false
@@ -416,7 +416,7 @@ func (dl *delivery) finish(reason error) {
 		reason = ErrNotRetried
 	}
 	r.Outcome = failed(r.Attempts)
-	r.err = &TargetError{Target: r.Target, Outcome: r.Outcome, Attempts: len(r.Attempts), Reason: reason, Err: dl.verdict.err}
+	r.err = &TargetError{Target: r.Target, Outcome: r.Outcome, Attempts: len(r.Attempts), Reason: foreign(reason), Err: dl.verdict.err}
 }
 
 // prepare lets the user shape the request, once for all attempts: an idempotency
@@ -436,7 +436,7 @@ func (dl *delivery) prepare() error {
 	}
 	given, w := dl.request, dl.watch()
 	if err := t.Prepare(w.within(dl.clock.total()), &dl.request); err != nil {
-		return fmt.Errorf("%w: %w", ErrPrepare, foreign(redact.URL(err)))
+		return fmt.Errorf("%w: %w", ErrPrepare, redact.URL(err))
 	}
 	return t.checkPrepared(&given, &dl.request)
 }

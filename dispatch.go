@@ -46,6 +46,12 @@ func newDispatch(ctx context.Context, s setting, p *Payload, chosen *selection) 
 	if CorrelationID(ctx) != p.CorrelationID {
 		d.ctx = WithCorrelationID(d.ctx, p.CorrelationID)
 	}
+	laidOut := false
+	defer func() {
+		if !laidOut { // code of ctx panics
+			d.release()
+		}
+	}()
 	exchanges, attempts, answers := make([]exchange, len(targets)), make([]Attempt, len(targets)), make([]Response, len(targets))
 	ids := requestIDs(p.ID, targets)
 	for i, t := range targets {
@@ -60,6 +66,7 @@ func newDispatch(ctx context.Context, s setting, p *Payload, chosen *selection) 
 			dl.clock = d.clock(t) // those that come after others start their own
 		}
 	}
+	laidOut = true
 	return d
 }
 
@@ -120,12 +127,16 @@ func (d *dispatch) results() Results {
 	return results
 }
 
+// release gives back what the deliveries share, also if code of the caller's context panics
+// when it is let go.
 func (d *dispatch) release() {
-	for c := d.clocks; c != nil; c = c.next {
-		c.stop()
-	}
 	for i := range d.deliveries {
-		d.deliveries[i].gates.release()
+		if g := d.deliveries[i].gates; g != nil {
+			g.release()
+		}
+	}
+	for c := d.clocks; c != nil; c = c.next {
+		d.observer.tell(c.stop)
 	}
 }
 

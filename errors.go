@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"reflect"
 
 	"context"
 	"errors"
@@ -298,6 +299,64 @@ func lone[T error](err error) (found T, ok bool) {
 	return found, false
 }
 
+// foreign keeps an error of user code from being taken for one of this dispatch: user code
+// may use a dispatcher of its own, whose errors say how far that one got.
+func foreign(err error) error {
+	if err == nil || (!errors.Is(err, ErrInvalid) && !has[progress](err)) {
+		return err
+	}
+	return &foreignError{err}
+}
+
+// progress is an error that says how far a dispatch got.
+type progress interface {
+	error
+	ofDispatch()
+}
+
+func (*RefusedError) ofDispatch() {}
+func (*InvalidError) ofDispatch() {}
+
+type foreignError struct{ err error }
+
+func (e *foreignError) Error() string { return e.err.Error() }
+
+// Is finds all but ErrInvalid.
+func (e *foreignError) Is(target error) bool {
+	return target != ErrInvalid && errors.Is(e.err, target)
+}
+
+// As finds all but what says how far a dispatch got.
+func (e *foreignError) As(target any) bool {
+	wanted := reflect.TypeOf(target).Elem()
+	return !wanted.Implements(reflect.TypeFor[progress]()) && errors.As(e.err, target)
+}
+
+// ours finds what an error of this dispatch is. Of errors that are joined, the first says
+// what it is; the others, which say why, may be those of another dispatcher.
+func ours(err, target error) bool {
+	for err != nil {
+		if err == target { //nolint:errorlint // step by step
+			return true
+		}
+		switch e := err.(type) { //nolint:errorlint // step by step
+		case *foreignError:
+			err = e.err
+		case interface{ Unwrap() error }:
+			err = e.Unwrap()
+		case interface{ Unwrap() []error }:
+			err = e.Unwrap()[0]
+		default:
+			return false
+		}
+	}
+	return false
+}
+
+func isOurs(target error) func(error) bool {
+	return func(err error) bool { return ours(err, target) }
+}
+
 func is(target error) func(error) bool {
 	return func(err error) bool { return errors.Is(err, target) }
 }
@@ -315,7 +374,7 @@ func endOf(ctx context.Context) error {
 	case errors.Is(cause, ErrTimeout), errors.Is(err, cause):
 		return cause
 	default:
-		return fmt.Errorf("%w: %w", err, cause)
+		return fmt.Errorf("%w: %w", err, foreign(cause))
 	}
 }
 
@@ -360,15 +419,23 @@ const (
 // failures share, or [ClassSeveral]. An error of another package can name its class by a
 // method ErrorClass() Class. For example, the errors that a durable queue has stored and
 // read again do that.
-func ClassOf(err error) Class {
+func ClassOf(err error) (class Class) {
 	if err == nil {
 		return ""
 	}
+	defer func() { // such as a nil pointer in an error that is not nil
+		if recover() != nil {
+			class = ClassOther
+		}
+	}()
 	if known, ok := lone[classified](err); ok {
 		return known.ErrorClass()
 	}
 	if status, ok := lone[*StatusError](err); ok {
-		return statusClass(status.StatusCode)
+		if status.StatusCode < 100 || status.StatusCode > 599 { // a hostile target invents no classes
+			return ClassOther
+		}
+		return Class(strconv.Itoa(status.StatusCode))
 	}
 	for _, c := range errorClasses {
 		if c.matches(err) {
@@ -384,28 +451,20 @@ type classified interface {
 	ErrorClass() Class
 }
 
-// statusClass prevents a hostile target from inventing classes.
-func statusClass(code int) Class {
-	if code < 100 || code > 599 {
-		return ClassOther
-	}
-	return Class(strconv.Itoa(code))
-}
-
 // errorClasses are tried in this order. The most specific class comes first.
 var errorClasses = []struct {
 	class   Class
 	matches func(error) bool
 }{
+	{ClassAuth, isOurs(ErrAuth)}, // what user code met comes after what called it
+	{ClassPrepare, isOurs(ErrPrepare)},
+	{ClassLookup, isOurs(ErrLookup)},
 	{ClassPanic, has[*PanicError]},
 	{ClassGoexit, is(ErrGoexit)},
 	{ClassBreakerOpen, is(ErrBreakerOpen)},
 	{ClassBulkheadFull, is(ErrBulkheadFull)},
 	{ClassRateLimited, is(ErrRateLimited)},
 	{ClassQueueFull, is(ErrFull)},
-	{ClassAuth, is(ErrAuth)},
-	{ClassPrepare, is(ErrPrepare)},
-	{ClassLookup, is(ErrLookup)},
 	{ClassTargetGone, is(ErrTargetGone)},
 	{ClassUnknownTarget, is(ErrUnknownTarget)},
 	{ClassInvalid, is(ErrInvalid)},

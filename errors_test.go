@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -135,4 +136,63 @@ func TestClassOf_ADispatchIsWhatItsFailuresHaveInCommon(t *testing.T) {
 func TestClassOf_WhatAQuorumDidNotWaitForHasAClass(t *testing.T) {
 	assert.Equal(t, fanout.ClassNotNeeded, fanout.ClassOf(&fanout.TargetError{Reason: fanout.ErrNotNeeded}))
 	assert.Equal(t, fanout.ClassUnderWay, fanout.ClassOf(&fanout.TargetError{Reason: fanout.ErrUnderWay}))
+}
+
+// classless panics when it is asked for its class.
+type classless struct{ class *fanout.Class }
+
+func (c *classless) Error() string            { return "no" }
+func (c *classless) ErrorClass() fanout.Class { return *c.class }
+
+func TestClassOf_AnErrorThatPanicsIsOther(t *testing.T) {
+	var none *classless
+	r := deliverTo(t, senderOf(nil, none), unkeyed)
+	assert.Equal(t, fanout.Unknown, r.Outcome)
+	assert.Equal(t, fanout.ClassOther, fanout.ClassOf(r.Err()))
+}
+
+func TestErrInvalid_OfADispatchWithinUserCodeIsNotTheOuterOnes(t *testing.T) {
+	inner := newDispatcher(t)
+	nested := func(ctx context.Context) error { _, err := inner.Dispatch(ctx, "x"); return err }
+	auth := via("crm", answering(200))
+	auth.Auth = fanout.AuthenticatorFunc(func(ctx context.Context, _ *http.Request) error { return nested(ctx) })
+	panics := sending("crm", func(ctx context.Context, _ *fanout.Request) (*fanout.Response, error) { panic(nested(ctx)) })
+	prepPanics := via("crm", answering(200))
+	prepPanics.Prepare = func(ctx context.Context, _ *fanout.Request) error { panic(nested(ctx)) }
+	for name, target := range map[string]fanout.Target{"auth": auth, "panic": panics, "prepare panics": prepPanics} {
+		t.Run(name, func(t *testing.T) {
+			results, err := newDispatcher(t, target, via("other", answering(200))).Dispatch(t.Context(), "hello")
+			assert.Equal(t, fanout.Delivered, results["other"].Outcome)
+			require.NotErrorIs(t, err, fanout.ErrInvalid)
+			require.NotErrorAs(t, err, new(*fanout.RefusedError), "other was delivered to")
+		})
+	}
+	t.Run("cause of the caller's context", func(t *testing.T) {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		target := sending("crm", func(context.Context, *fanout.Request) (*fanout.Response, error) {
+			cancel(nested(t.Context()))
+			return nil, errors.New("no")
+		})
+		_, err := newDispatcher(t, target, via("other", answering(200))).Dispatch(ctx, "hello")
+		assert.NotErrorAs(t, err, new(*fanout.RefusedError))
+	})
+	t.Run("lookup", func(t *testing.T) {
+		_, err := newWith(t, fanout.Config{Lookup: func(ctx context.Context, _ string) (fanout.Target, error) { return fanout.Target{}, nested(ctx) }}).
+			Dispatch(t.Context(), "x", fanout.To("y"))
+		assert.NotErrorIs(t, err, fanout.ErrInvalid, "a look-up that fails says nothing about the input")
+	})
+}
+
+func TestErrAddressBlocked_OfADispatchWithinASenderIsNotTheOuterOnes(t *testing.T) {
+	var charged atomic.Int32
+	blocked := fanout.Target{Name: "hook", URL: "http://127.0.0.1:9/", Guard: &fanout.Guard{}}
+	inner := newDispatcher(t, sending("charge", func(context.Context, *fanout.Request) (*fanout.Response, error) { charged.Add(1); return nil, nil }), blocked)
+	outer := newDispatcher(t, sending("crm", func(ctx context.Context, _ *fanout.Request) (*fanout.Response, error) {
+		_, err := inner.Dispatch(ctx, "x")
+		return nil, err
+	}))
+	results, err := outer.Dispatch(t.Context(), "x")
+	require.Error(t, err)
+	assert.NotZero(t, charged.Load())
+	assert.Equal(t, fanout.Unknown, results["crm"].Outcome, "it took effect in part")
 }

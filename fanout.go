@@ -264,7 +264,7 @@ func (d *Dispatcher) BreakerState(name string) (BreakerState, bool) {
 func (d *Dispatcher) Snapshot(ctx context.Context) Snapshot {
 	backlog, err := backlogOf(ctx, d.queue)
 	if err != nil {
-		d.observer.log.backlogUnknown(ctx, err)
+		d.observer.backlogUnknown(ctx, err)
 	}
 	return snapshot(d.targets.everything().targets, backlog, err)
 }
@@ -418,7 +418,7 @@ func (d *Dispatcher) deliver(ctx context.Context, dl *Delivery, r *Round) (resul
 	}
 	defer func() {
 		if p := recover(); p != nil {
-			results, left = dl.Results(Rejected, newPanicError(p)), nil
+			results, left = dl.notMade(r, newPanicError(p))
 		}
 	}()
 	if dl.Payload == nil {
@@ -426,10 +426,7 @@ func (d *Dispatcher) deliver(ctx context.Context, dl *Delivery, r *Round) (resul
 	}
 	chosen, err := d.chosenFor(ctx, dl)
 	if err != nil {
-		if r.Note == nil || !dl.Chained {
-			return dl.Results(Rejected, err), nil
-		}
-		return dl.Results(Rejected, err), unmade(dl.Payload, dl.Targets[0], Rejected, err).err
+		return dl.notMade(r, err)
 	}
 	return d.makeRound(ctx, dl, chosen, r)
 }
@@ -457,8 +454,11 @@ func (d *Dispatcher) makeRound(ctx context.Context, dl *Delivery, chosen *select
 
 // chosenFor are the targets of a delivery, found by their names if it was made again.
 func (d *Dispatcher) chosenFor(ctx context.Context, dl *Delivery) (*selection, error) {
-	if dl.targets != nil {
-		return &selection{targets: dl.targets, names: dl.Targets, graph: dl.graph}, nil
+	if dl.chosen != nil && dl.Chained {
+		return dl.chosen, nil
+	}
+	if dl.chosen != nil {
+		return &selection{targets: dl.made(), names: dl.Targets}, nil
 	}
 	return d.targets.chosen(ctx, dl.Targets, dl.Chained)
 }

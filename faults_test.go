@@ -140,7 +140,11 @@ func TestFault_DNS(t *testing.T) {
 		}),
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := deliverTo(t, fanout.Target{URL: "http://crm.invalid", Transport: transport}, unkeyed)
+			policy := unkeyed
+			if name == "slow" {
+				policy.AttemptTimeout = 50 * time.Millisecond
+			}
+			r := deliverTo(t, fanout.Target{URL: "http://crm.invalid", Transport: transport}, policy)
 			assertNeverSent(t, r)
 			if name == "slow" {
 				require.EqualError(t, r.Err(), "crm: given up after 3 attempts: attempt timeout")
@@ -178,7 +182,9 @@ func TestFault_Certificate(t *testing.T) {
 
 func TestFault_HandshakeThatStalls(t *testing.T) {
 	address := listener(t, func(*net.TCPConn) {})
-	r := deliverTo(t, fanout.Target{URL: "https://" + address}, unkeyed)
+	impatient := unkeyed
+	impatient.AttemptTimeout = 50 * time.Millisecond
+	r := deliverTo(t, fanout.Target{URL: "https://" + address}, impatient)
 	assertNeverSent(t, r)
 	require.ErrorIs(t, r.Err(), fanout.ErrAttemptTimeout)
 }

@@ -1,6 +1,9 @@
 package fanout_test
 
 import (
+	"context"
+	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -48,4 +51,41 @@ func TestGates_AreSharedByATargetInTheCallAndTheConfiguredOneOfItsName(t *testin
 	dispatch(t.Context(), d)
 	r := dispatch(t.Context(), d, fanout.ToTargets(via("crm", answering(200))))["crm"]
 	require.ErrorIs(t, r.Err(), fanout.ErrBreakerOpen)
+}
+
+// panicsAt panics when it is asked for a value for the nth time.
+type panicsAt struct {
+	context.Context
+	left *atomic.Int32
+}
+
+func (p panicsAt) Value(any) any {
+	if p.left.Add(-1) == 0 {
+		panic("reused")
+	}
+	return nil
+}
+
+func TestGates_AreForgottenThoughAContextPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDispatcher(t, via("z", answering(200)))
+		leaked := 0
+		for n := int32(1); n < 12; n++ {
+			name := fmt.Sprint("x", n)
+			func() {
+				defer func() { _ = recover() }()
+				var left atomic.Int32
+				left.Store(n)
+				dispatch(panicsAt{t.Context(), &left}, d, fanout.ToTargets(via(name, answering(200))))
+			}()
+		}
+		time.Sleep(time.Hour)
+		dispatch(t.Context(), d, fanout.ToTargets(via("other", answering(200))))
+		for n := int32(1); n < 12; n++ {
+			if _, known := d.BreakerState(fmt.Sprint("x", n)); known {
+				leaked++
+			}
+		}
+		assert.Zero(t, leaked)
+	})
 }

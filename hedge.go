@@ -123,9 +123,11 @@ func (r *race) run(after time.Duration) {
 	for running > 0 {
 		select {
 		case <-timer.C:
-			if r.budget.take() {
+			switch {
+			case len(r.ended) > 0: // at the same moment
+			case r.budget.take():
 				start()
-			} else {
+			default:
 				r.refused()
 			}
 		case i := <-r.ended:

@@ -223,3 +223,23 @@ func TestHedge_BesideA401DoesNotKeepTheCredentialsFromBeingRenewed(t *testing.T)
 		})
 	}
 }
+
+type countingRefresh struct{ refreshed atomic.Int32 }
+
+func (c *countingRefresh) Authenticate(context.Context, *http.Request) error { return nil }
+func (c *countingRefresh) Refresh(context.Context, *http.Request) error {
+	c.refreshed.Add(1)
+	return nil
+}
+
+func TestHedge_NoneIsMadeOfAnAttemptThatRenewsItsToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		auth := &countingRefresh{}
+		target := hedged(via("a", turns(answering(401), delayed(3*time.Second, answering(200)))), fanout.Hedge{After: time.Second})
+		target.Auth = auth
+		target.Retry = fanout.Retry{MaxAttempts: 4}
+		r := dispatch(t.Context(), newDispatcher(t, target))["a"]
+		assert.Equal(t, fanout.Delivered, r.Outcome)
+		assert.Equal(t, int32(1), auth.refreshed.Load())
+	})
+}

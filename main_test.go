@@ -95,12 +95,12 @@ func signed(t fanout.Target, s fanout.Signer) fanout.Target {
 var once = fanout.Policy{Retry: fanout.Retry{MaxAttempts: 1}}
 
 // keyed is a POST with an idempotency key, which may always be repeated.
-var keyed = fanout.Policy{AttemptTimeout: 100 * time.Millisecond, Retry: unkeyed.Retry}
+var keyed = fanout.Policy{AttemptTimeout: 5 * time.Second, Retry: unkeyed.Retry}
 
 // unkeyed is a POST without an idempotency key, which is repeated only where
 // nothing can have reached the target.
 var unkeyed = fanout.Policy{
-	AttemptTimeout: 100 * time.Millisecond,
+	AttemptTimeout: 5 * time.Second,
 	Idempotency:    fanout.Idempotency{Header: "-"},
 	Retry:          fanout.Retry{InitialBackoff: 1, ThrottledBackoff: -1},
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -301,4 +302,54 @@ func TestMemoryQueue_ContextThatMisbehavesHarmsOnlyItsOwnDelivery(t *testing.T) 
 			assert.Equal(t, fanout.Delivered, got["crm"].Outcome)
 		})
 	}
+}
+
+// reusedContext panics once it was given back to its pool.
+type reusedContext struct {
+	context.Context
+	reused *atomic.Bool
+}
+
+func (r reusedContext) Value(k any) any {
+	if r.reused.Load() {
+		panic("reused")
+	}
+	return r.Context.Value(k)
+}
+
+// tracing is a log handler that looks into the context, as those do that write trace IDs.
+type tracing struct{ dead *atomic.Int32 }
+
+func (tracing) Enabled(context.Context, slog.Level) bool { return true }
+func (m tracing) Handle(ctx context.Context, r slog.Record) error {
+	_ = ctx.Value(cancelKey{})
+	if r.Message == "fanout: dead letter" {
+		m.dead.Add(1)
+	}
+	return nil
+}
+func (m tracing) WithAttrs([]slog.Attr) slog.Handler { return m }
+func (m tracing) WithGroup(string) slog.Handler      { return m }
+
+func TestMemoryQueue_TellsTheDeadLetterOfAContextThatPanics(t *testing.T) {
+	var reused atomic.Bool
+	var dead, told atomic.Int32
+	gate := make(chan struct{})
+	q := fanout.NewMemoryQueue(fanout.MemoryLimits{Workers: 1})
+	d := newWith(t, fanout.Config{
+		Queue: q, Logger: slog.New(tracing{&dead}),
+		Targets: []fanout.Target{sending("crm", func(context.Context, *fanout.Request) (*fanout.Response, error) { <-gate; return nil, nil })},
+		OnDeadLetter: func(ctx context.Context, _ fanout.Result) {
+			_ = ctx.Value(cancelKey{}) // as a tracer does
+			told.Add(1)
+		},
+	})
+	submit(t, d)
+	_, err := d.Submit(reusedContext{t.Context(), &reused}, "hello")
+	require.NoError(t, err)
+	reused.Store(true)
+	close(gate)
+	require.NoError(t, d.Close(t.Context()))
+	assert.Equal(t, int32(1), told.Load(), "OnDeadLetter")
+	assert.Equal(t, int32(1), dead.Load(), "log")
 }

@@ -86,8 +86,11 @@ func (o *observer) hook() *Hooks {
 
 // watching reports whether anybody wants to know of deliveries and attempts. It is
 // asked once for a dispatch.
-func (o *observer) watching(ctx context.Context) bool {
-	return o.hooks != nil || o.security.on() || o.otel.Enabled(ctx) || o.log.enabled(ctx, slog.LevelDebug)
+func (o *observer) watching(ctx context.Context) (yes bool) {
+	o.tell(func() {
+		yes = o.hooks != nil || o.security.on() || o.otel.Enabled(ctx) || o.log.enabled(ctx, slog.LevelDebug)
+	})
+	return yes
 }
 
 // dispatchStarted returns the context for what belongs to the dispatch, its span, nil if
@@ -102,9 +105,9 @@ func (o *observer) dispatchStarted(ctx context.Context, p *Payload, targets int,
 		return ctx, nil, otel.Apart
 	case submitted:
 		otherwise = otel.Apart
-		ctx, span = o.otel.StartSubmitted(ctx, ids, targets)
+		o.tell(func() { ctx, span = o.otel.StartSubmitted(ctx, ids, targets) })
 	default:
-		ctx, span = o.otel.StartDispatch(ctx, ids, targets)
+		o.tell(func() { ctx, span = o.otel.StartDispatch(ctx, ids, targets) })
 	}
 	if span == nil {
 		return ctx, nil, otherwise
@@ -116,7 +119,7 @@ func (o *observer) dispatchEnded(span trace.Span, results Results, err error) {
 	if span == nil {
 		return
 	}
-	o.contain(context.Background(), "telemetry", func() {
+	o.apart(context.Background(), "telemetry", func() {
 		if err == nil || allCanceled(results) {
 			otel.EndDispatch(span, "")
 			return
@@ -168,17 +171,27 @@ func (o *observer) settled(ctx context.Context, f final) {
 	if f.Payload == nil {
 		f.Payload = new(Payload) // of a queue that does not know it any more
 	}
-	ctx = WithCorrelationID(context.WithoutCancel(ctx), f.Payload.CorrelationID)
 	dead := f.IsDeadLetter()
+	usable := false
+	o.apart(context.Background(), "telemetry", func() {
+		_ = CorrelationID(ctx)
+		usable = true
+	})
+	if !usable { // its code panics, or ends goroutines
+		ctx = context.Background()
+	}
+	ctx = WithCorrelationID(context.WithoutCancel(ctx), f.Payload.CorrelationID)
 	o.apart(ctx, "telemetry", func() {
+		defer o.tell(func() { // though a meter ends the goroutine
+			if dead && !f.known {
+				o.log.deadLetter(ctx, f.Result)
+			}
+		})
 		if f.queued {
 			o.otel.Done(ctx, f.label, f.closing)
 		}
 		if dead {
 			o.otel.DeadLetter(ctx, f.label)
-		}
-		if dead && !f.known {
-			o.log.deadLetter(ctx, f.Result)
 		}
 	})
 	if o.onResult != nil && !f.known {
@@ -199,6 +212,9 @@ func (o *observer) apart(ctx context.Context, name string, call func()) {
 	}()
 	<-done
 }
+
+// tell is contain for what says nothing of its own name: a tracer, a meter or a log.
+func (o *observer) tell(call func()) { o.contain(context.Background(), "telemetry", call) }
 
 // contain calls user code whose panic must fail nothing else.
 func (o *observer) contain(ctx context.Context, name string, call func()) {
@@ -229,52 +245,47 @@ func (w *watch) within(ctx context.Context) context.Context {
 	return trace.ContextWithSpan(ctx, w.span)
 }
 
-// contained is deferred by all who tell: a tracer, a meter or a log that panics fails
-// no delivery.
-func (w *watch) contained() {
-	if p := recover(); p != nil {
-		w.contain(context.Background(), "telemetry", func() { panic(p) })
-	}
-}
-
 // started returns the delivery's span, nil if there is none.
-func (w *watch) started(ctx context.Context, how otel.Tracing) trace.Span {
+func (w *watch) started(ctx context.Context, how otel.Tracing) (span trace.Span) {
 	if how == otel.Untraced {
 		return nil
 	}
-	defer w.contained()
-	return w.otel.StartDelivery(ctx, w.target, otel.IDs{Dispatch: w.payload.ID, Correlation: w.payload.CorrelationID}, how)
+	w.tell(func() {
+		span = w.otel.StartDelivery(ctx, w.target, otel.IDs{Dispatch: w.payload.ID, Correlation: w.payload.CorrelationID}, how)
+	})
+	return span
 }
 
 func (w *watch) waited(ctx context.Context, why Wait, since time.Time) {
 	if !w.on {
 		return
 	}
-	defer w.contained()
 	waited := time.Since(since)
 	ctx = w.within(ctx)
-	if w.span != nil {
-		otel.AddWait(w.span, string(why), waited)
-	}
-	w.otel.Waited(ctx, w.target, string(why), waited)
+	w.tell(func() {
+		if w.span != nil {
+			otel.AddWait(w.span, string(why), waited)
+		}
+		w.otel.Waited(ctx, w.target, string(why), waited)
+	})
 	if hook := w.hook().Waited; hook != nil {
 		w.contain(ctx, "Waited", func() { hook(ctx, WaitEvent{w.target.Name, why, waited}) })
 	}
 }
 
-// attemptStarted returns the context that the attempt is made with, and its span.
-func (w *watch) attemptStarted(given context.Context, r *Request, made int) (ctx context.Context, span trace.Span) {
-	if ctx = given; !w.on {
-		return ctx, nil
+// attemptStarted returns the context that the attempt is made with. Its span is set before
+// a hook is told, which may end the goroutine.
+func (w *watch) attemptStarted(ctx context.Context, r *Request, made int, span *trace.Span) context.Context {
+	if !w.on {
+		return ctx
 	}
-	defer w.contained()
 	if w.span != nil {
-		ctx, span = w.otel.StartAttempt(w.within(ctx), w.target, r.URL, made)
+		w.tell(func() { ctx, *span = w.otel.StartAttempt(w.within(ctx), w.target, r.URL, made) })
 	}
 	if hook := w.hook().AttemptStarted; hook != nil {
 		w.contain(ctx, "AttemptStarted", func() { hook(ctx, AttemptEvent{Request: r}) })
 	}
-	return ctx, span
+	return ctx
 }
 
 // attemptEnded comes when the verdict is known; made counts this attempt and those
@@ -284,14 +295,15 @@ func (w *watch) attemptEnded(ctx context.Context, span trace.Span, r *Request, a
 	if !w.on {
 		return
 	}
-	defer w.contained()
 	ctx = w.within(ctx)
-	if span != nil {
-		otel.EndAttempt(span, a.StatusCode, failureOf(a.Err))
-	}
-	w.otel.Attempted(ctx, w.target, r.URL, made > 1, a.StatusCode, string(ClassOf(a.Err)), a.Duration)
-	w.log.attempt(ctx, w.target.Name, w.payload, a, made)
-	w.securityAttempt(ctx, a)
+	w.tell(func() {
+		if span != nil {
+			otel.EndAttempt(span, a.StatusCode, failureOf(a.Err))
+		}
+		w.otel.Attempted(ctx, w.target, r.URL, made > 1, a.StatusCode, string(ClassOf(a.Err)), a.Duration)
+	})
+	w.tell(func() { w.log.attempt(ctx, w.target.Name, w.payload, a, made) })
+	w.tell(func() { w.securityAttempt(ctx, a) })
 	if hook := w.hook().AttemptEnded; hook != nil {
 		own := *a // as the delivery goes on with its own
 		w.contain(ctx, "AttemptEnded", func() { hook(ctx, AttemptEvent{r, &own}) })
@@ -301,14 +313,12 @@ func (w *watch) attemptEnded(ctx context.Context, span trace.Span, r *Request, a
 // attemptUnsent comes when an attempt that had passed all gates was not sent after all.
 func (w *watch) attemptUnsent(span trace.Span, err error) {
 	if span != nil {
-		defer w.contained()
-		otel.EndUnsent(span, failureOf(err))
+		w.tell(func() { otel.EndUnsent(span, failureOf(err)) })
 	}
 }
 
 func (w *watch) retryRefused(ctx context.Context) {
-	defer w.contained()
-	w.otel.RetryRefused(ctx, w.target)
+	w.tell(func() { w.otel.RetryRefused(ctx, w.target) })
 }
 
 // breakerChanged passes on how the breaker moved, outside its lock.
@@ -316,15 +326,14 @@ func (w *watch) breakerChanged(ctx context.Context, changes []breakerChange) {
 	if len(changes) == 0 {
 		return
 	}
-	defer w.contained()
 	ctx = w.within(ctx)
 	for _, c := range changes {
-		w.otel.BreakerChanged(ctx, w.target, string(c.to))
 		level := slog.LevelInfo
 		if c.to == BreakerOpen {
 			level = slog.LevelWarn
 		}
-		w.log.breaker(ctx, level, w.target.Name, string(c.from), string(c.to))
+		w.tell(func() { w.otel.BreakerChanged(ctx, w.target, string(c.to)) })
+		w.tell(func() { w.log.breaker(ctx, level, w.target.Name, string(c.from), string(c.to)) })
 		if hook := w.hook().BreakerChanged; hook != nil {
 			w.contain(ctx, "BreakerChanged", func() { hook(ctx, BreakerEvent{w.target.Name, c.from, c.to}) })
 		}
@@ -340,22 +349,22 @@ func (w *watch) ended(ctx context.Context, r *Result) {
 	if !w.on {
 		return
 	}
-	defer w.contained()
 	ctx = w.within(ctx)
-	failure := failureOf(r.err)
-	if w.span != nil {
-		otel.EndDelivery(w.span, r.Outcome.String(), len(r.Attempts), failure)
-	}
-	w.otel.Delivered(ctx, w.target, r.Outcome.String(), failure.Class, r.Duration)
-	w.securityEnd(ctx, r.err)
+	w.tell(func() {
+		failure := failureOf(r.err)
+		if w.span != nil {
+			otel.EndDelivery(w.span, r.Outcome.String(), len(r.Attempts), failure)
+		}
+		w.otel.Delivered(ctx, w.target, r.Outcome.String(), failure.Class, r.Duration)
+	})
+	w.tell(func() { w.securityEnd(ctx, r.err) })
 	if hook := w.hook().DeliveryEnded; hook != nil {
 		w.contain(ctx, "DeliveryEnded", func() { hook(ctx, *r) })
 	}
 }
 
 func (w *watch) compensated(ctx context.Context, outcome Outcome) {
-	defer w.contained()
-	w.otel.Compensated(w.within(ctx), w.target, outcome.String())
+	w.tell(func() { w.otel.Compensated(w.within(ctx), w.target, outcome.String()) })
 }
 
 func failureOf(err error) otel.Failure {
@@ -417,13 +426,21 @@ func (o *observer) inputRefused(ctx context.Context, err error) {
 	})
 }
 
+func (o *observer) backlogUnknown(ctx context.Context, err error) {
+	o.tell(func() { o.log.backlogUnknown(ctx, redact.URL(err)) })
+}
+
 func (o *observer) targetsSet(names []string) {
-	o.security.tell(context.Background(), slog.LevelInfo, eventTargetsSet, slog.Any("targets", names))
+	o.tell(func() {
+		o.security.tell(context.Background(), slog.LevelInfo, eventTargetsSet, slog.Any("targets", names))
+	})
 }
 
 func (o *observer) targetsRemoved(names []string) {
 	if len(names) > 0 {
-		o.security.tell(context.Background(), slog.LevelInfo, eventTargetsRemoved, slog.Any("targets", names))
+		o.tell(func() {
+			o.security.tell(context.Background(), slog.LevelInfo, eventTargetsRemoved, slog.Any("targets", names))
+		})
 	}
 }
 

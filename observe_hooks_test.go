@@ -3,8 +3,10 @@ package fanout_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"runtime"
 	"strings"
 	"sync"
@@ -264,19 +266,17 @@ func TestOnDeadLetter_OfAFailedSagaIsCountedAndCorrelated(t *testing.T) {
 
 func TestTelemetry_ThatMisbehavesChangesNoResultAndTellsOnce(t *testing.T) {
 	for name, misbehave := range map[string]func(){"panic": func() { panic("log") }, "goexit": runtime.Goexit} {
-		for _, message := range []string{"fanout: dead letter", "fanout: dispatch failed"} {
-			t.Run(name+", "+message, func(t *testing.T) {
-				var told []string
-				d := newWith(t, fanout.Config{
-					Logger:   slog.New(misbehaving{message, misbehave}),
-					Targets:  []fanout.Target{via("crm", answering(400))},
-					OnResult: func(_ context.Context, r fanout.Result) { told = append(told, r.Outcome.String()) },
-				})
-				submit(t, d)
-				require.NoError(t, d.Close(t.Context()))
-				assert.Equal(t, []string{"failed"}, told)
+		t.Run(name, func(t *testing.T) {
+			var told []string
+			d := newWith(t, fanout.Config{
+				Logger:   slog.New(misbehaving{"fanout: dead letter", misbehave}),
+				Targets:  []fanout.Target{via("crm", answering(400))},
+				OnResult: func(_ context.Context, r fanout.Result) { told = append(told, r.Outcome.String()) },
 			})
-		}
+			submit(t, d)
+			require.NoError(t, d.Close(t.Context()))
+			assert.Equal(t, []string{"failed"}, told)
+		})
 	}
 }
 
@@ -320,4 +320,47 @@ func TestHooks_WaitedThatEndsItsGoroutineKeepsNoPermit(t *testing.T) {
 		all.Wait()
 		assert.Equal(t, fanout.Delivered, dispatch(t.Context(), d)["crm"].Outcome)
 	})
+}
+
+func TestHooks_AreToldThoughALogPanics(t *testing.T) {
+	for message, want := range map[string]string{"fanout: attempt": "AttemptEnded", "fanout: security": "AttemptEnded", "fanout: breaker open": "BreakerChanged"} {
+		t.Run(message, func(t *testing.T) {
+			var mu sync.Mutex
+			told := map[string]int{}
+			tell := func(s string) { mu.Lock(); told[s]++; mu.Unlock() }
+			l := slog.New(misbehaving{message, func() { panic("log") }})
+			d := newWith(t, fanout.Config{Logger: l, SecurityLogger: l,
+				Targets: []fanout.Target{with(via("crm", answering(403, 500)), fanout.Policy{Retry: fanout.Retry{MaxAttempts: 1}})},
+				Hooks: &fanout.Hooks{
+					AttemptEnded:   func(context.Context, fanout.AttemptEvent) { tell("AttemptEnded") },
+					BreakerChanged: func(context.Context, fanout.BreakerEvent) { tell("BreakerChanged") },
+				}})
+			n := 1
+			if want == "BreakerChanged" {
+				n = 60
+			}
+			for range n {
+				dispatch(t.Context(), d)
+			}
+			assert.NotZero(t, told[want])
+		})
+	}
+}
+
+func TestHooks_OfADeliverysEndAreToldThoughASecurityLogPanics(t *testing.T) {
+	var told []string
+	l := slog.New(misbehaving{"fanout: security", func() { panic("log") }})
+	target := via("crm", answering(200))
+	target.Auth = fanout.AuthenticatorFunc(func(context.Context, *http.Request) error { return errors.New("no token") })
+	d := newWith(t, fanout.Config{SecurityLogger: l, Targets: []fanout.Target{target},
+		Hooks: &fanout.Hooks{DeliveryEnded: func(_ context.Context, r fanout.Result) { told = append(told, r.Target) }}})
+	dispatch(t.Context(), d)
+	assert.Equal(t, []string{"crm"}, told)
+}
+
+func TestSetTargets_ChangesThemThoughASecurityLogPanics(t *testing.T) {
+	l := slog.New(misbehaving{"fanout: security", func() { panic("log") }})
+	d := newWith(t, fanout.Config{SecurityLogger: l})
+	assert.NotPanics(t, func() { _ = d.SetTargets(via("crm", answering(200))) })
+	assert.NotPanics(t, func() { d.RemoveTargets("crm") })
 }

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,6 +18,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/fanout-go/fanout"
 	"github.com/fanout-go/fanout/fanouttest"
@@ -257,3 +261,108 @@ func (c *counting) OnStart(context.Context, sdktrace.ReadWriteSpan) { c.begun++ 
 func (c *counting) OnEnd(sdktrace.ReadOnlySpan)                     { c.ended++ }
 func (c *counting) Shutdown(context.Context) error                  { return nil }
 func (c *counting) ForceFlush(context.Context) error                { return nil }
+
+// badTracer panics when it is switched on.
+type badTracer struct {
+	noop.TracerProvider
+	on *atomic.Bool
+}
+
+type badTracerOf struct {
+	noop.Tracer
+	on *atomic.Bool
+}
+
+func (b badTracer) Tracer(string, ...trace.TracerOption) trace.Tracer { return badTracerOf{on: b.on} }
+
+func (b badTracerOf) Start(ctx context.Context, name string, o ...trace.SpanStartOption) (context.Context, trace.Span) {
+	if b.on.Load() {
+		panic("tracer")
+	}
+	return b.Tracer.Start(ctx, name, o...)
+}
+
+func TestTrace_ATracerThatPanicsFailsNoDelivery(t *testing.T) {
+	var on atomic.Bool
+	var told []string
+	ok := answering(200)
+	var j callLog
+	d := newWith(t, fanout.Config{TracerProvider: badTracer{on: &on}, Targets: []fanout.Target{j.step("a", ok, ok)},
+		OnResult: func(_ context.Context, r fanout.Result) { told = append(told, r.Outcome.String()) }})
+	on.Store(true)
+	assert.NotPanics(t, func() { _, _ = d.Dispatch(context.Background(), "hello") })
+	submit(t, d)
+	require.NoError(t, d.Close(t.Context()))
+	assert.Equal(t, []string{"delivered"}, told)
+}
+
+// endGoexit ends the goroutine that ends a span.
+type endGoexit struct{ name string }
+
+func (endGoexit) OnStart(context.Context, sdktrace.ReadWriteSpan) {}
+func (e endGoexit) OnEnd(s sdktrace.ReadOnlySpan) {
+	if s.Name() == e.name {
+		runtime.Goexit()
+	}
+}
+func (endGoexit) Shutdown(context.Context) error   { return nil }
+func (endGoexit) ForceFlush(context.Context) error { return nil }
+
+func TestTrace_AGoexitAtTheDispatchsEndChangesNoResult(t *testing.T) {
+	var told []string
+	var j callLog
+	ok := answering(200)
+	d := newWith(t, fanout.Config{
+		TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(endGoexit{"fanout.dispatch"})),
+		Targets:        []fanout.Target{j.step("a", ok, ok)},
+		OnResult:       func(_ context.Context, r fanout.Result) { told = append(told, r.Outcome.String()) },
+	})
+	submit(t, d)
+	require.NoError(t, d.Close(t.Context()))
+	assert.Equal(t, map[string]int{"a": 1}, j.count())
+	assert.Equal(t, []string{"delivered"}, told)
+}
+
+func TestTrace_AGoexitAtTheDispatchsEndLosesNoLateResult(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told []string
+		d := newWith(t, fanout.Config{
+			TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(endGoexit{"fanout.dispatch"})),
+			Targets:        []fanout.Target{via("a", answering(200)), via("b", slow(time.Second))},
+			OnResult:       func(_ context.Context, r fanout.Result) { told = append(told, r.Target) },
+		})
+		_, err := d.Dispatch(t.Context(), "x", fanout.QuorumLeaveRest(1))
+		require.NoError(t, err)
+		require.NoError(t, d.Close(t.Context()))
+		assert.Equal(t, []string{"b"}, told)
+	})
+}
+
+// openSpans counts the spans that were not ended.
+type openSpans struct {
+	mu   sync.Mutex
+	open map[string]int
+}
+
+func (o *openSpans) OnStart(_ context.Context, s sdktrace.ReadWriteSpan) {
+	o.mu.Lock()
+	o.open[s.Name()]++
+	o.mu.Unlock()
+}
+func (o *openSpans) OnEnd(s sdktrace.ReadOnlySpan) {
+	o.mu.Lock()
+	o.open[s.Name()]--
+	o.mu.Unlock()
+}
+func (*openSpans) Shutdown(context.Context) error   { return nil }
+func (*openSpans) ForceFlush(context.Context) error { return nil }
+
+func TestTrace_AHookThatEndsItsGoroutineLeavesNoSpanOpen(t *testing.T) {
+	o := &openSpans{open: map[string]int{}}
+	d := newWith(t, fanout.Config{TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(o)), Targets: []fanout.Target{via("crm", answering(200))},
+		Hooks: &fanout.Hooks{AttemptStarted: func(context.Context, fanout.AttemptEvent) { runtime.Goexit() }}})
+	dispatch(t.Context(), d)
+	for name, n := range o.open {
+		assert.Zero(t, n, name)
+	}
+}

@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"reflect"
 	"slices"
 
 	"github.com/fanout-go/fanout/internal/header"
 	"github.com/fanout-go/fanout/internal/ids"
+	"github.com/fanout-go/fanout/internal/redact"
 )
 
 // Payload is what is sent. Any other value given to [Dispatcher.Dispatch] is sent as
@@ -49,14 +51,19 @@ type Payload struct {
 	// Header is sent to every HTTP target, over the target's own header.
 	Header http.Header `json:"header,omitempty"`
 
-	// encoded is where Body begins that a dispatcher made of Value. A Body that begins
-	// elsewhere is somebody's own.
-	encoded *byte
+	encoded encoding
+}
+
+// encoding is where the Body begins that a dispatcher made of a Value. Its capacity is its
+// length, so that a part of it is known from the whole. Any other Body is somebody's own.
+type encoding struct {
+	value any
+	body  *byte
 }
 
 // fill copies what was given into p, checked and encoded, all but what a context tells.
-// Of a payload that a dispatcher has filled in before, Value is encoded again: whoever
-// copied it may have changed it.
+// Of a payload that a dispatcher has filled in before, Value is encoded again if whoever
+// copied it has set another one.
 func (p *Payload) fill(given any) error {
 	if err := p.take(given); err != nil {
 		return err
@@ -64,6 +71,7 @@ func (p *Payload) fill(given any) error {
 	switch {
 	case p.Value != nil && p.Body != nil && !p.isEncoded():
 		return invalidPayload("Body", errors.New("set together with Value"))
+	case p.Value != nil && p.Body != nil && same(p.Value, p.encoded.value):
 	case p.Value != nil:
 		if err := p.encode(); err != nil {
 			return err
@@ -71,14 +79,27 @@ func (p *Payload) fill(given any) error {
 	case p.Body != nil && p.ContentType == "":
 		return invalidPayload("ContentType", errors.New("required with Body"))
 	case p.Body != nil:
-		p.Body, p.encoded = slices.Clone(p.Body), nil
+		p.Body, p.encoded = slices.Clone(p.Body), encoding{}
 	}
 	return p.check()
 }
 
 // isEncoded reports whether Body was made of Value.
 func (p *Payload) isEncoded() bool {
-	return p.encoded != nil && len(p.Body) > 0 && &p.Body[0] == p.encoded
+	return len(p.Body) > 0 && len(p.Body) == cap(p.Body) && &p.Body[0] == p.encoded.body
+}
+
+// same reports whether two values are known to be one, without a look at what they lead to,
+// which their owner may change meanwhile.
+func same(a, b any) bool {
+	va, vb := reflect.ValueOf(a), reflect.ValueOf(b)
+	switch {
+	case va.Type() != vb.Type():
+		return false
+	case va.Kind() == reflect.Map, va.Kind() == reflect.Slice:
+		return va.UnsafePointer() == vb.UnsafePointer() && va.Len() == vb.Len()
+	}
+	return va.Comparable() && vb.Comparable() && a == b
 }
 
 func (p *Payload) encode() (err error) {
@@ -86,7 +107,8 @@ func (p *Payload) encode() (err error) {
 		return invalidPayload("Value", err)
 	}
 	if len(p.Body) > 0 {
-		p.encoded = &p.Body[0]
+		p.Body = slices.Clip(p.Body)
+		p.encoded = encoding{p.Value, &p.Body[0]}
 	}
 	if p.ContentType == "" {
 		p.ContentType = "application/json"
@@ -167,7 +189,7 @@ func refusedBy(err error, target string) error {
 	if own, ok := err.(*InvalidError); ok { //nolint:errorlint // what wraps one has a text of its own
 		invalid = *own
 	}
-	invalid.Err = fmt.Errorf("%w: %w", ErrPayloadRefused, invalid.Err)
+	invalid.Err = fmt.Errorf("%w: %w", ErrPayloadRefused, redact.URL(invalid.Err))
 	return &invalid
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -147,4 +148,33 @@ func TestPayload_BodyIsCopiedThoughThePayloadWasFilledInBefore(t *testing.T) {
 	require.NoError(t, err)
 	copy(buffer, "XXXXX")
 	assert.Equal(t, "hello", string(q.delivery.Payload.Body))
+}
+
+func TestPayload_SubmittedAgainIsNotEncodedAgain(t *testing.T) {
+	type order struct{ N int }
+	o := &order{1}
+	var bodies sync.Map
+	var d *fanout.Dispatcher
+	again := make(chan error, 1)
+	var once sync.Once
+	d = newWith(t, fanout.Config{
+		Targets: []fanout.Target{sending("crm", func(_ context.Context, r *fanout.Request) (*fanout.Response, error) {
+			bodies.Store(string(r.Body), r.Key)
+			return nil, fanout.Permanent(errors.New("no"))
+		})},
+		OnDeadLetter: func(ctx context.Context, r fanout.Result) {
+			once.Do(func() {
+				_, err := d.Submit(ctx, *r.Payload)
+				again <- err
+			})
+		},
+	})
+	_, err := d.Submit(t.Context(), o)
+	require.NoError(t, err)
+	o.N++ // it was encoded
+	require.NoError(t, <-again)
+	require.NoError(t, d.Close(t.Context()))
+	n := 0
+	bodies.Range(func(any, any) bool { n++; return true })
+	assert.Equal(t, 1, n, "one key, one body")
 }

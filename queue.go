@@ -56,21 +56,38 @@ type Delivery struct {
 	// it once.
 	Named bool
 
-	position int32     // of its target in the dispatch
-	targets  []*target // nil if it was made again: found by name then
-	graph    *graph
+	position int32      // of its first target in the dispatch
+	chosen   *selection // of the dispatch; nil if it was made again: then found by name
+}
+
+// made are its targets, none if they are found by name.
+func (d *Delivery) made() []*target {
+	if d.chosen == nil {
+		return nil
+	}
+	return d.chosen.targets[d.position:][:len(d.Targets)]
 }
 
 // Results returns a result for each of the delivery's targets, of which nothing more is
 // known: [Rejected] for one that was never begun, [Unknown] for one that is still out.
 func (d *Delivery) Results(outcome Outcome, reason error) []Result {
-	results := make([]Result, len(d.Targets))
+	results, targets := make([]Result, len(d.Targets)), d.made()
 	for i, name := range d.Targets {
 		results[i] = unmade(d.Payload, name, outcome, reason)
-		results[i].Optional = d.Optional || (d.targets != nil && d.targets[i].Optional)
+		results[i].Optional = d.Optional || (targets != nil && targets[i].Optional)
 		results[i].position = d.position + int32(i)
 	}
 	return results
+}
+
+// notMade is what a round comes to that was not made. A chain that is noted is left for
+// another round: only that one knows how far it got.
+func (d *Delivery) notMade(r *Round, reason error) (results []Result, left error) {
+	results = d.Results(Rejected, reason)
+	if r.Note != nil && d.Chained && len(results) > 0 {
+		left = results[0].err
+	}
+	return results, left
 }
 
 // Check is the error of a queue for a delivery that is not whole, or has an option that
@@ -93,7 +110,7 @@ func (d *Delivery) Check(known ...string) error {
 // Given names a target whose definition was given in the call, by [ToTargets], so that
 // nobody finds it by name; empty if there is none.
 func (d *Delivery) Given() string {
-	for _, t := range d.targets {
+	for _, t := range d.made() {
 		if t.gates == nil && !t.found {
 			return t.Name
 		}
@@ -149,7 +166,7 @@ func Postponed(err error) bool {
 		return false
 	}
 	for _, passing := range []error{ErrBreakerOpen, ErrRateLimited, ErrBulkheadFull, ErrLookup, ErrUnknownTarget} {
-		if errors.Is(e.Reason, passing) {
+		if ours(e.Reason, passing) {
 			return true
 		}
 	}
@@ -229,14 +246,12 @@ func (s *submission) deliveries(chosen *selection, named bool, asked []QueueOpti
 	}
 	now := time.Now()
 	for i := range deliveries {
-		deliveries[i] = Delivery{Payload: &s.payload, Named: named, Submitted: now, Options: asked}
+		deliveries[i] = Delivery{Payload: &s.payload, Named: named, Submitted: now, Options: asked, chosen: chosen}
 		if chosen.graph != nil {
-			deliveries[i].Targets, deliveries[i].targets = chosen.names, chosen.targets
-			deliveries[i].Chained, deliveries[i].graph = true, chosen.graph
+			deliveries[i].Targets, deliveries[i].Chained = chosen.names, true
 			continue
 		}
-		deliveries[i].Targets, deliveries[i].targets = chosen.names[i:i+1:i+1], chosen.targets[i:i+1:i+1]
-		deliveries[i].Optional = chosen.targets[i].Optional
+		deliveries[i].Targets, deliveries[i].Optional = chosen.names[i:i+1:i+1], chosen.targets[i].Optional
 		deliveries[i].position = int32(i)
 	}
 	return deliveries

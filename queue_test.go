@@ -3,6 +3,7 @@ package fanout_test
 import (
 	"context"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -118,9 +119,20 @@ func TestWorker_DeliverContainsWhatCodeOfItsContextDoes(t *testing.T) {
 func TestQuorum_OverAContextThatPanicsLeavesNothingUnderWay(t *testing.T) {
 	d, err := fanout.New(fanout.Config{Targets: []fanout.Target{via("crm", answering(200))}})
 	require.NoError(t, err)
-	assert.Panics(t, func() {
-		_, _ = d.Dispatch(panickingContext{t.Context()}, fanout.Payload{CorrelationID: "x"}, fanout.QuorumLeaveRest(1))
-	})
+	panics := 0
+	for n := range int32(20) {
+		func() {
+			defer func() {
+				if recover() != nil {
+					panics++
+				}
+			}()
+			var left atomic.Int32
+			left.Store(n)
+			_, _ = d.Dispatch(panicsAt{t.Context(), &left}, "hello", fanout.QuorumLeaveRest(1))
+		}()
+	}
+	assert.Greater(t, panics, 2, "at several places")
 	require.NoError(t, d.Close(t.Context()))
 }
 
@@ -128,3 +140,18 @@ func TestQuorum_OverAContextThatPanicsLeavesNothingUnderWay(t *testing.T) {
 type panickingContext struct{ context.Context }
 
 func (panickingContext) Value(any) any { panic("reused") }
+
+func TestPostponed_IsNotSaidOfTheBreakerOfADispatchWithin(t *testing.T) {
+	inner := newDispatcher(t, with(via("dep", answering(500)), fanout.Policy{Retry: fanout.Retry{MaxAttempts: 1}}))
+	for range 50 {
+		dispatch(t.Context(), inner)
+	}
+	_, err := inner.Dispatch(t.Context(), "x")
+	require.ErrorIs(t, err, fanout.ErrBreakerOpen)
+	target := via("crm", answering(200))
+	target.Prepare = func(ctx context.Context, _ *fanout.Request) error { _, err := inner.Dispatch(ctx, "x"); return err }
+	d := newDispatcher(t, target)
+	r := dispatch(t.Context(), d)["crm"]
+	assert.False(t, fanout.Postponed(r.Err()), "its own breaker is closed: %v", r.Err())
+	assert.Equal(t, fanout.ClassPrepare, fanout.ClassOf(r.Err()))
+}

@@ -23,6 +23,7 @@ func (q quorum) err(results Results) error {
 // cutRest begins all deliveries, and cuts the rest short when enough have succeeded.
 func (q quorum) cutRest(ctx context.Context, begin func(context.Context) *dispatch, ended func(*dispatch, Results)) Results {
 	inner, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	p := begin(inner)
 	p.ended = make(chan Result, len(p.deliveries))
 	decided := make(chan struct{})
@@ -42,19 +43,29 @@ func (q quorum) cutRest(ctx context.Context, begin func(context.Context) *dispat
 // were late.
 func (q quorum) leave(ctx, overtime context.Context, begin func(context.Context) *dispatch, left func(context.Context, *dispatch, Results, []string)) Results {
 	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	detach := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
 	stop := context.AfterFunc(overtime, func() { cancel(ErrClosed) })
+	end := func() {
+		stop()
+		cancel(nil)
+	}
+	begun := false
+	defer func() {
+		if !begun { // code of ctx panics
+			end()
+		}
+	}()
+	detach := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
+	defer detach() // last, as code of ctx may panic in it
 	p := begin(inner)
+	begun = true
 	p.ended = make(chan Result, len(p.deliveries))
 	names := make(chan []string, 1)
 	go func() {
-		defer stop()
-		defer cancel(nil)
+		defer end()
 		results := p.run()
 		left(inner, p, results, <-names)
 	}()
 	so := q.await(p)
-	detach()
 	var underWay []string
 	for i := range p.deliveries {
 		r := p.underWay(i)

@@ -337,7 +337,7 @@ func (r *registry) find(ctx context.Context, name string) (*target, error) {
 	case errors.Is(err, ErrTargetGone):
 		return nil, err
 	case err != nil:
-		return nil, fmt.Errorf("target %q: %w: %w", name, ErrLookup, redact.URL(err))
+		return nil, fmt.Errorf("target %q: %w: %w", name, ErrLookup, foreign(redact.URL(err)))
 	}
 	def.Name = name
 	t, err := r.build(def, 0)

@@ -391,6 +391,9 @@ func (e *DispatchError) Error() string {
 	return b.String()
 }
 
+func (*TargetError) ofDispatch()   {}
+func (*DispatchError) ofDispatch() {}
+
 // ErrorClass is for [ClassOf]: the class that all failures have, or else [ClassSeveral].
 // What was skipped or undone because of another failure does not count.
 func (e *DispatchError) ErrorClass() Class {
@@ -431,31 +434,4 @@ func failed(attempts []Attempt) Outcome {
 	default:
 		return Failed
 	}
-}
-
-// foreign keeps an error of user code from being taken for one of this dispatch: user code
-// may use a dispatcher of its own, whose errors say how far that one got.
-func foreign(err error) error {
-	if err == nil || (!errors.Is(err, ErrInvalid) && !has[*RefusedError](err)) {
-		return err
-	}
-	return &foreignError{err}
-}
-
-type foreignError struct{ err error }
-
-func (e *foreignError) Error() string { return e.err.Error() }
-
-// Is finds all but ErrInvalid.
-func (e *foreignError) Is(target error) bool {
-	return target != ErrInvalid && errors.Is(e.err, target)
-}
-
-// As finds all but the types that say how far a dispatch got.
-func (e *foreignError) As(target any) bool {
-	switch target.(type) {
-	case **RefusedError, **DispatchError, **TargetError, **InvalidError:
-		return false
-	}
-	return errors.As(e.err, target)
 }

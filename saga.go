@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"strconv"
 	"strings"
 	"sync"
 )
@@ -52,6 +53,10 @@ func (c *chain) deliver(i int) {
 		dl.skip(fmt.Errorf("%w, as the saga failed with %q", ErrSkipped, failed))
 		return
 	}
+	if c.journal.isUndoing() {
+		dl.skip(fmt.Errorf("%w, as the saga failed in an earlier round", ErrSkipped))
+		return
+	}
 	clock := dl.clock
 	if clock == nil {
 		clock = startClock(c.ctx, dl.target)
@@ -70,10 +75,10 @@ func (c *chain) ended(i int) {
 		c.saga.interrupted(i)
 		return
 	}
-	defer c.saga.ended(i, dl.target, dl.result.Outcome) // deferred, as a Note may call Goexit
 	if dl.result.Outcome.succeeded() {
 		c.journal.note(c.ctx, dl.result)
 	}
+	c.saga.ended(i, dl.target, dl.result.Outcome)
 }
 
 // missing names what did not succeed of those that i comes after.
@@ -100,9 +105,11 @@ func (c *chain) earlier(i int) Results {
 }
 
 // isUndone reports whether the saga failed and there is a way back. What was cut short
-// and can go on later decides then.
+// and can go on later decides then. That a compensation was noted settles it: definitions
+// may have changed since.
 func (c *chain) isUndone() bool {
-	return c.graph.saga && c.saga.failed != "" && !c.saga.passed && (c.journal == nil || c.ctx.Err() == nil)
+	failed := c.saga.failed != "" && !c.saga.passed
+	return c.graph.saga && (failed || c.journal.isUndoing()) && (c.journal == nil || c.ctx.Err() == nil)
 }
 
 // compensateAll undoes what was done or may have been, in reverse order, what does
@@ -171,7 +178,11 @@ func (c *chain) compensate(ctx context.Context, i int) {
 func undoneBy(done, undo Result, failed string) Result {
 	e := &TargetError{Target: done.Target, Outcome: CompensationFailed, Reason: ErrCompensationFailed, Err: undo.err}
 	if undo.Outcome == Delivered {
-		e.Outcome, e.Reason, e.Err = Compensated, fmt.Errorf("%w, as %q failed", ErrCompensated, failed), nil
+		why := strconv.Quote(failed)
+		if failed == "" {
+			why = "the saga"
+		}
+		e.Outcome, e.Reason, e.Err = Compensated, fmt.Errorf("%w, as %s failed", ErrCompensated, why), nil
 		if done.Outcome == Unknown {
 			e.Err = done.err // its own failure
 		}
@@ -245,7 +256,7 @@ func (s *saga) ended(i int, t *target, outcome Outcome) {
 		s.passed = outcome.succeeded() || (outcome == Unknown && t.compensate == nil)
 		close(s.pivotEnded)
 	}
-	if !outcome.succeeded() && !t.Optional && s.failed == "" {
+	if !outcome.succeeded() && outcome != Compensated && !t.Optional && s.failed == "" {
 		s.failed = t.Name
 	}
 }
@@ -290,14 +301,16 @@ func (j *journal) close() {
 	}
 }
 
-// recall is a target's result of an earlier round: a target that was undone was done, though
-// a queue may have kept the latest note alone.
+// recall is a target's result of an earlier round, the latest if there are two.
 func (j *journal) recall(target string) (r Result, ok bool) {
-	if r, ok = j.step(target); !ok {
-		r, ok = j.undone(target)
+	if r, ok = j.undone(target); !ok {
+		r, ok = j.step(target)
 	}
 	return r, ok
 }
+
+// isUndoing reports whether a target was compensated in an earlier round.
+func (j *journal) isUndoing() bool { return j != nil && len(j.compensations) > 0 }
 
 // step is what became of a target in an earlier round.
 func (j *journal) step(target string) (r Result, ok bool) {
@@ -318,22 +331,27 @@ func (j *journal) undone(target string) (r Result, ok bool) {
 }
 
 // note stops everything if a result cannot be kept, or if the code that keeps it panics or
-// calls Goexit.
+// calls Goexit, for which it has a goroutine of its own.
 func (j *journal) note(ctx context.Context, r Result) {
 	if j == nil {
 		return
 	}
 	err := ErrGoexit
-	defer func() {
-		if p := recover(); p != nil {
-			err = newPanicError(p)
-		}
-		if err != nil {
-			j.leave(err)
-			j.stop(err)
-		}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() {
+			if p := recover(); p != nil {
+				err = newPanicError(p)
+			}
+		}()
+		err = j.keep(context.WithoutCancel(ctx), r)
 	}()
-	err = j.keep(context.WithoutCancel(ctx), r)
+	<-done
+	if err != nil {
+		j.leave(err)
+		j.stop(err)
+	}
 }
 
 // leave has the chain go on in another round, for the first reason there is.

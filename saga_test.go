@@ -437,3 +437,103 @@ func TestSaga_ThatIsUndoneAfterAFallbackIsNoDeadLetter(t *testing.T) {
 	assert.Equal(t, fanout.Compensated, results["pay"].Outcome)
 	assert.False(t, results["pay"].IsDeadLetter())
 }
+
+func TestSaga_WhoseLaterRoundPanicsIsLeftForAnother(t *testing.T) {
+	var j callLog
+	q := &manualQueue{}
+	d := newWith(t, fanout.Config{Queue: q, Targets: []fanout.Target{
+		j.step("a", answering(200), answering(200)), after(j.step("b", answering(400), nil), "a"),
+	}})
+	submit(t, d)
+	round := fanout.Round{}
+	ctx, cancel := context.WithCancel(t.Context())
+	round.Note = func(_ context.Context, r fanout.Result) error {
+		cancel() // the process is told to stop
+		round.Past = append(round.Past, r)
+		return nil
+	}
+	_, err := q.worker.Deliver(ctx, q.delivery, round)
+	require.Error(t, err)
+	require.Len(t, round.Past, 1)
+	_, err = q.worker.Deliver(panickingContext{t.Context()}, q.delivery, round)
+	require.Error(t, err, "a was delivered, and is not undone")
+	assert.Equal(t, map[string]int{"a": 1}, j.count())
+}
+
+func TestSaga_ThatIsBeingUndoneStaysSoThoughDefinitionsChange(t *testing.T) {
+	var j callLog
+	q := &manualQueue{}
+	ok := answering(200)
+	a, b := j.step("a", ok, ok), after(j.step("b", answering(400), nil), "a")
+	d := newWith(t, fanout.Config{Queue: q, Targets: []fanout.Target{a, b}})
+	submit(t, d)
+	again := &fanout.Delivery{Payload: q.delivery.Payload, Targets: q.delivery.Targets, Chained: true}
+	var past []fanout.Result
+	note := func(_ context.Context, r fanout.Result) error { past = append(past, r); return nil }
+	_, err := q.worker.Deliver(t.Context(), again, fanout.Round{Note: note})
+	require.NoError(t, err) // and now the process dies
+	require.Len(t, past, 3)
+	require.NoError(t, d.SetTargets(a, optional(b)))
+	results, err := resultsByTarget(q.worker.Deliver(t.Context(), again, fanout.Round{Note: note, Past: past}))
+	require.NoError(t, err)
+	assert.Equal(t, "compensated", outcomesOf(results)["a"])
+}
+
+func TestSaga_NamesWhoFailedInALaterRoundToo(t *testing.T) {
+	var j callLog
+	q := &manualQueue{}
+	ok := answering(200)
+	var broken atomic.Bool
+	broken.Store(true)
+	d := newWith(t, fanout.Config{Queue: q, Targets: []fanout.Target{
+		j.step("a", ok, ok),
+		j.step("c", ok, func(*http.Request) (*http.Response, error) {
+			if broken.Load() {
+				return answer(400, ""), nil
+			}
+			return answer(200, ""), nil
+		}),
+		after(j.step("b", answering(400), nil), "a", "c"),
+	}})
+	submit(t, d)
+	latest := map[string]fanout.Result{}
+	var mu sync.Mutex
+	round := fanout.Round{Note: func(_ context.Context, r fanout.Result) error {
+		mu.Lock()
+		defer mu.Unlock()
+		latest[r.Target] = r
+		return nil
+	}}
+	_, err := q.worker.Deliver(t.Context(), q.delivery, round)
+	require.Error(t, err)
+	broken.Store(false)
+	for _, r := range latest {
+		round.Past = append(round.Past, r)
+	}
+	results, err := resultsByTarget(q.worker.Deliver(t.Context(), q.delivery, round))
+	require.NoError(t, err)
+	assert.Contains(t, results["c"].Err().Error(), `as "b" failed`)
+}
+
+func TestSaga_ANoteThatEndsItsGoroutineLeavesIt(t *testing.T) {
+	var j callLog
+	q := &manualQueue{}
+	ok := answering(200)
+	d := newWith(t, fanout.Config{Queue: q, Targets: []fanout.Target{j.step("a", ok, ok), after(j.step("b", answering(400), nil), "a")}})
+	submit(t, d)
+	returned := false
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, err := q.worker.Deliver(t.Context(), q.delivery, fanout.Round{Note: func(_ context.Context, r fanout.Result) error {
+			if r.Outcome == fanout.Failed {
+				runtime.Goexit()
+			}
+			return nil
+		}})
+		returned = true
+		assert.Error(t, err)
+	}()
+	<-done
+	assert.True(t, returned, "Deliver returned")
+}

@@ -132,7 +132,7 @@ func (h *Handler) dispatch(w http.ResponseWriter, r *http.Request, payload fanou
 	results, err := h.dispatcher.Dispatch(r.Context(), payload, forDispatch(options)...)
 	status := http.StatusOK
 	if err != nil {
-		if errors.As(err, new(*fanout.RefusedError)) {
+		if !errors.As(err, new(*fanout.DispatchError)) {
 			h.refuse(w, problemOf(err))
 			return
 		}

@@ -296,3 +296,28 @@ func TestHandler_TakesARequestWithoutABody(t *testing.T) {
 	newHandler(t, newDispatcher(t, via("crm", answering(200))), fanouthttp.Config{Wait: true}).ServeHTTP(answer, request)
 	assert.Equal(t, http.StatusOK, answer.Code)
 }
+
+// The client of a dispatch that was begun must not be told that it was refused, and send it
+// again, though code of the user met a dispatcher that refused.
+func TestHandler_DoesNotSayRefusedOfWhatWasDelivered(t *testing.T) {
+	inner, err := fanout.New(fanout.Config{})
+	require.NoError(t, err)
+	require.NoError(t, inner.Close(t.Context()))
+	d, err := fanout.New(fanout.Config{Targets: []fanout.Target{
+		{Name: "charge", Sender: fanout.SenderFunc(func(context.Context, *fanout.Request) (*fanout.Response, error) { return nil, nil })},
+		{Name: "crm", URL: "https://crm.example", Auth: fanout.AuthenticatorFunc(func(ctx context.Context, _ *http.Request) error {
+			_, err := inner.Dispatch(ctx, "a token")
+			return err
+		})},
+	}})
+	require.NoError(t, err)
+	defer func() { _ = d.Close(context.Background()) }()
+	h, err := fanouthttp.NewHandler(d, fanouthttp.Config{Wait: true})
+	require.NoError(t, err)
+	r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(`{"a":1}`))
+	r.Header.Set("Content-Type", "application/json")
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	assert.Equal(t, http.StatusBadGateway, w.Code)
+	assert.Contains(t, w.Body.String(), `"delivered"`)
+}

@@ -10,20 +10,42 @@ import (
 	"strings"
 )
 
-// URL removes the URL of a request that user code made, for example to get a token or in
+// URL removes the URLs of requests that user code made, for example to get a token or in
 // a Sender. For example, `Post "https://id.example/?key=x": EOF` becomes `Post: EOF`.
 func URL(err error) error {
-	var u *url.Error
-	var done *shownAs
-	if !errors.As(err, &u) || errors.As(err, &done) {
+	requests := requestsIn(err, nil)
+	if len(requests) == 0 {
 		return err
 	}
-	short := u.Op + ": " + Quotes(u.Err).Error()
-	text := strings.ReplaceAll(err.Error(), u.Error(), short)
-	if u.URL != "" && strings.Contains(text, u.URL) {
-		text = short
+	text := err.Error()
+	short := make([]string, len(requests))
+	for i, u := range requests {
+		short[i] = u.Op + ": " + Quotes(u.Err).Error()
+		text = strings.ReplaceAll(text, u.Error(), short[i])
+	}
+	for _, u := range requests {
+		if u.URL != "" && strings.Contains(text, u.URL) { // beside the error, too
+			text = strings.Join(short, "; ")
+		}
 	}
 	return As(text, err)
+}
+
+// requestsIn adds the errors of requests in a tree of errors, but for those that are hidden
+// already.
+func requestsIn(err error, found []*url.Error) []*url.Error {
+	switch e := err.(type) { //nolint:errorlint // the whole tree is walked
+	case *shownAs:
+	case *url.Error:
+		return requestsIn(e.Err, append(found, e))
+	case interface{ Unwrap() error }:
+		return requestsIn(e.Unwrap(), found)
+	case interface{ Unwrap() []error }:
+		for _, inner := range e.Unwrap() {
+			found = requestsIn(inner, found)
+		}
+	}
+	return found
 }
 
 // Quotes cuts an error's text at the first quote. net/http quotes what it cannot read,

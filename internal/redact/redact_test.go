@@ -55,3 +55,13 @@ func TestShown_IsOneShortLine(t *testing.T) {
 		assert.Equal(t, want, redact.Shown(errors.New(text)), "%q", text)
 	}
 }
+
+func TestURL_EachOfJoinedErrorsIsHidden(t *testing.T) {
+	one := &url.Error{Op: "Get", URL: "https://a.example/?token=s3cr3t", Err: io.EOF}
+	two := &url.Error{Op: "Post", URL: "https://b.example/?token=s3cr3t", Err: io.ErrUnexpectedEOF}
+	require.EqualError(t, redact.URL(errors.Join(one, two)), "Get: EOF\nPost: unexpected EOF")
+	require.EqualError(t, redact.URL(errors.Join(redact.URL(one), two)), "Get: EOF\nPost: unexpected EOF", "after one that is hidden already")
+	require.EqualError(t, redact.URL(&url.Error{Op: "Get", URL: "https://c.example", Err: two}), "Get: Post", "within another")
+	beside := fmt.Errorf("asking %s: %w", two.URL, errors.Join(one, two))
+	require.EqualError(t, redact.URL(beside), "Get: EOF; Post: unexpected EOF")
+}
