@@ -89,7 +89,6 @@ func NewHandler(dispatcher *fanout.Dispatcher, config Config) (*Handler, error) 
 	if err != nil {
 		return nil, err
 	}
-	config.ForwardHeader = nil // the caller may change it
 	return &Handler{dispatcher: dispatcher, config: config, forward: forward}, nil
 }
 

@@ -173,6 +173,9 @@ func TestHandler_RefusesBeforeAnythingIsSent(t *testing.T) {
 		{"too large", open, fanouthttp.Config{MaxBytes: 4}, inbound(http.MethodPost, "12345"), 413, "the limit is 4 bytes"},
 		{"broken body", open, fanouthttp.Config{}, httptest.NewRequest(http.MethodPost, "/", io.MultiReader(brokenReader{})), 400, "the body could not be read"},
 		{"no content type", open, fanouthttp.Config{}, inbound(http.MethodPost, "{}", "Content-Type", ""), 415, "Content-Type is missing or cannot be read"},
+		{"a content type without a subtype", open, fanouthttp.Config{}, inbound(http.MethodPost, "{}", "Content-Type", "json"), 415, "Content-Type is missing or cannot be read"},
+		{"a content type cut off", open, fanouthttp.Config{}, inbound(http.MethodPost, "{}", "Content-Type", "application/json; charset"), 415, "Content-Type is missing or cannot be read"},
+		{"too large without a limit of its own", open, fanouthttp.Config{}, inbound(http.MethodPost, strings.Repeat("x", 1<<20+1)), 413, "the limit is 1048576 bytes"},
 		{"validation", open, fanouthttp.Config{Validate: says(errors.New("no name"))}, inbound(http.MethodPost, "{}"), 422, "no name"},
 		{"validation's status", open, fanouthttp.Config{Validate: says(fmt.Errorf("account: %w", &fanouthttp.Problem{Status: 403, Detail: "not yours"}))}, inbound(http.MethodPost, "{}"), 403, "not yours"},
 		{"key", open, fanouthttp.Config{}, inbound(http.MethodPost, "{}", "Idempotency-Key", "a b"), 400, "Idempotency-Key must be 1 to 128 visible ASCII characters"},
@@ -198,6 +201,8 @@ func TestHandler_RefusesBeforeAnythingIsSent(t *testing.T) {
 			wait := map[string]string{"closed": "1", "closed, waiting": "1", "no targets": "1", "no targets, waiting": "1",
 				"an unknown target": "1", "no target chosen": "1", "full": "2"}[test.name]
 			assert.Equal(t, wait, w.Header().Get("Retry-After"))
+			allow := map[string]string{"method": "POST, PUT, PATCH"}[test.name]
+			assert.Equal(t, allow, w.Header().Get("Allow"))
 		})
 	}
 	assert.Zero(t, crm.Count())
@@ -279,7 +284,7 @@ func TestHandler_KeepsTheCorrelationIDOfItsContext(t *testing.T) {
 }
 
 func TestHandler_AValidatorsStatusIsOneOfAnError(t *testing.T) {
-	for status, want := range map[int]int{0: 422, 100: 422, 103: 422, 200: 422, 304: 422, 403: 403, 599: 599, 1000: 422} {
+	for status, want := range map[int]int{0: 422, 100: 422, 103: 422, 200: 422, 304: 422, 399: 422, 400: 400, 403: 403, 599: 599, 600: 422, 1000: 422} {
 		handler := newHandler(t, newDispatcher(t, via("crm", answering(200))), fanouthttp.Config{Validate: func(*http.Request, []byte) error {
 			return &fanouthttp.Problem{Status: status}
 		}})
@@ -320,4 +325,12 @@ func TestHandler_DoesNotSayRefusedOfWhatWasDelivered(t *testing.T) {
 	h.ServeHTTP(w, r)
 	assert.Equal(t, http.StatusBadGateway, w.Code)
 	assert.Contains(t, w.Body.String(), `"delivered"`)
+}
+
+func TestHandler_MaxBytesIsAMebibyteUnlessSet(t *testing.T) {
+	d := newDispatcher(t, via("crm", answering(200)))
+	for limit, longest := range map[int64]int{0: 1 << 20, 7: 7, -1: 1<<20 + 1} {
+		h := newHandler(t, d, fanouthttp.Config{Wait: true, MaxBytes: limit})
+		assert.Equal(t, http.StatusOK, serveTo(h, inbound(http.MethodPost, strings.Repeat("x", longest))).Code, limit)
+	}
 }

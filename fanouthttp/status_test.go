@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -63,6 +65,40 @@ func TestStatusHandler_KeepsTheTargetsInTroubleWhenLimited(t *testing.T) {
 	assert.Equal(t, 1, status.Omitted)
 	assert.Equal(t, "c", status.Targets[0].Target)
 	assert.Equal(t, "a", status.Targets[1].Target)
+}
+
+func TestStatusHandler_ShowsTheWorstFirstWhenLimited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broken := func(name string, openFor time.Duration) fanout.Target {
+			target := via(name, answering(501))
+			target.Policy = fanout.Policy{
+				Retry:   fanout.Retry{MaxAttempts: 1},
+				Breaker: fanout.Breaker{OpenFor: openFor},
+			}
+			return target
+		}
+		d := newDispatcher(t, via("fine", answering(200)), via("denied", answering(400)), broken("half-open", time.Second), broken("open", time.Hour))
+		for range 100 {
+			_, _ = d.Dispatch(t.Context(), "hello")
+		}
+		time.Sleep(time.Minute)
+		for limit, want := range map[string]string{
+			"1": "open", "2": "open half-open", "3": "open half-open denied", "4": "fine denied half-open open", "0": "",
+			"-1": "fine denied half-open open", "many": "fine denied half-open open",
+		} {
+			var status struct {
+				fanout.Snapshot
+				Omitted int
+			}
+			require.NoError(t, json.Unmarshal(get(fanouthttp.StatusHandler(d), "/?limit="+limit, "").Body.Bytes(), &status))
+			var shown []string
+			for _, target := range status.Targets {
+				shown = append(shown, target.Target)
+			}
+			assert.Equal(t, want, strings.Join(shown, " "), limit)
+			assert.Equal(t, 4-len(shown), status.Omitted, limit)
+		}
+	})
 }
 
 func TestStatusHandler_NeedsADispatcher(t *testing.T) {
