@@ -56,6 +56,23 @@ func TestSecret_ShowsItselfToNobody(t *testing.T) {
 	assert.False(t, secret.IsZero())
 }
 
+func TestSecret_IsRedactedInLogsAndJSON(t *testing.T) {
+	var log bytes.Buffer
+	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "key", auth.NewSecret("s3cr3t"))
+	assert.Contains(t, log.String(), "key=[redacted]")
+	encoded, err := json.Marshal(auth.NewSecret("s3cr3t"))
+	require.NoError(t, err)
+	assert.Equal(t, `"[redacted]"`, string(encoded))
+	assert.Equal(t, "[redacted]", auth.NewSecret("s3cr3t").GoString())
+}
+
+func TestSecret_ZeroValueIsEmpty(t *testing.T) {
+	var none auth.Secret
+	assert.True(t, none.IsZero())
+	assert.Empty(t, none.Reveal())
+	assert.Equal(t, "[redacted]", none.String(), "not even that it is empty is shown")
+}
+
 func TestSecret_IsHiddenInAFieldThatIsNotExported(t *testing.T) {
 	holder := struct{ hidden auth.Secret }{auth.NewSecret("s3cr3t")}
 	assert.NotContains(t, fmt.Sprintf("%v %+v %#v", holder, holder, &holder), "s3cr3t")
@@ -75,6 +92,17 @@ func TestEnv_IsLookedUpWhenNeeded(t *testing.T) {
 	secret, err := source.Secret(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, "rotated", secret.Reveal())
+}
+
+func TestFile_HasAtLeastOneByteBesideLineEnds(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "key")
+	require.NoError(t, os.WriteFile(path, []byte("\r\n\n"), 0o600))
+	_, err := auth.File(path).Secret(t.Context())
+	require.EqualError(t, err, path+": empty")
+	require.NoError(t, os.WriteFile(path, []byte("k\r\n"), 0o600))
+	secret, err := auth.File(path).Secret(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, "k", secret.Reveal())
 }
 
 func TestFile_IsReadAgainWhenItChanges(t *testing.T) {

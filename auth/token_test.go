@@ -378,3 +378,74 @@ func TestTokens_ThatWereNotRenewedAreRenewedSoonAfter(t *testing.T) {
 		assert.EqualValues(t, 3, source.calls.Load(), "not before it is due again")
 	})
 }
+
+// authorization returns what an attempt with this context sends.
+func authorization(ctx context.Context, t *testing.T, tokens fanout.Authenticator) *http.Request {
+	t.Helper()
+	r := &http.Request{Header: http.Header{}}
+	require.NoError(t, tokens.Authenticate(ctx, r))
+	return r
+}
+
+func TestTokens_RenewalTakesHalfOfTheTimeThatIsLeft(t *testing.T) {
+	for name, test := range map[string]struct {
+		left, takes, waits time.Duration
+		want               string
+	}{
+		"little is left, and it is slow":  {time.Second, time.Minute, time.Second / 2, "Bearer t-1"},
+		"little is left, and it is quick": {time.Second, time.Second / 4, time.Second / 4, "Bearer t-2"},
+		"much is left, and it is slow":    {time.Hour, time.Minute, time.Second, "Bearer t-1"},
+		"no end, and it is slow":          {0, time.Minute, time.Second, "Bearer t-1"},
+		"no end, and it is quick":         {0, time.Second / 4, time.Second / 4, "Bearer t-2"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			source := &tokens{lives: time.Hour}
+			shared := auth.Tokens(source)
+			authorization(t.Context(), t, shared)
+			time.Sleep(59*time.Minute + 30*time.Second)
+			source.takes = test.takes
+			ctx, cancel := context.WithCancel(t.Context())
+			if test.left > 0 {
+				ctx, cancel = context.WithTimeout(t.Context(), test.left)
+			}
+			defer cancel()
+			began := time.Now()
+			assert.Equal(t, test.want, authorization(ctx, t, shared).Header.Get("Authorization"), name)
+			assert.Equal(t, test.waits, time.Since(began), name)
+			time.Sleep(time.Minute) // the fetch ends
+		})
+	}
+}
+
+func TestTokens_AreNotFetchedForA401WhileTheEndpointIsDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := &tokens{lives: time.Hour}
+		shared := auth.Tokens(source)
+		authorization(t.Context(), t, shared)
+		time.Sleep(59*time.Minute + 30*time.Second)
+		source.fail(errors.New("down"))
+		old := authorization(t.Context(), t, shared)
+		for range 2 {
+			require.EqualError(t, shared.Refresh(t.Context(), old), "no token: down")
+		}
+		assert.EqualValues(t, 2, source.calls.Load(), "only the renewal failed")
+		source.err.Store(nil)
+		time.Sleep(time.Second)
+		require.NoError(t, shared.Refresh(t.Context(), old))
+		assert.Equal(t, "Bearer t-3", authorization(t.Context(), t, shared).Header.Get("Authorization"))
+	})
+}
+
+func TestTokens_ContextOfAFetchEndsWithIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ended <-chan struct{}
+		shared := auth.Tokens(auth.TokenSourceFunc(func(ctx context.Context) (auth.Token, error) {
+			ended = ctx.Done()
+			return auth.Token{Value: auth.NewSecret("t-1")}, nil
+		}))
+		began := time.Now()
+		authorization(t.Context(), t, shared)
+		<-ended
+		assert.Zero(t, time.Since(began), "not only when the time for a fetch is over")
+	})
+}
