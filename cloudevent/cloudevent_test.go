@@ -3,6 +3,7 @@ package cloudevent_test
 import (
 	"encoding/json"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -38,6 +39,16 @@ func TestBinary_HasTheAttributesInHeaders(t *testing.T) {
 	}
 }
 
+func TestBinary_EncodesWhatAHeaderCannotCarry(t *testing.T) {
+	for value, want := range map[string]string{
+		"!#$&azAZ09~": "!#$&azAZ09~", "a b": "a%20b", `"`: "%22", "%": "%25", "\x00\x1f\x7f\n": "%00%1F%7F%0A", "é": "%C3%A9",
+	} {
+		payload, err := cloudevent.Event{Source: "/shop", Type: "x", Extensions: map[string]string{"az09": value}}.Binary()
+		require.NoError(t, err)
+		assert.Equal(t, []string{want}, payload.Header["Ce-Az09"], "%q", value)
+	}
+}
+
 func TestEvent_KeepsItsKeyIfSentAgain(t *testing.T) {
 	key := func(e cloudevent.Event) string {
 		payload, err := e.Binary()
@@ -60,6 +71,9 @@ func TestStructured_IsOneDocument(t *testing.T) {
 		"JSON": {func(e *cloudevent.Event) {
 			e.Data, e.Body, e.ContentType = nil, []byte(`[1]`), "application/json; charset=utf-8"
 		}, `"datacontenttype":"application/json; charset=utf-8","data":[1]`},
+		"JSON of its own kind": {func(e *cloudevent.Event) {
+			e.Data, e.Body, e.ContentType = nil, []byte(`[1]`), "application/order+json ; v=2"
+		}, `"datacontenttype":"application/order+json ; v=2","data":[1]`},
 		"bytes":   {func(e *cloudevent.Event) { e.Data, e.Body, e.ContentType = nil, []byte{0, 255}, "image/png" }, `"datacontenttype":"image/png","data_base64":"AP8="`},
 		"nothing": {func(e *cloudevent.Event) { e.Data = nil }, `"subject":"Zürich 100%"`},
 	} {
@@ -80,6 +94,9 @@ func TestEvent_ThatCannotBeIsRefusedByField(t *testing.T) {
 		"CloudEvent.Body: set together with Data":  func(e *cloudevent.Event) { e.Body = []byte("x") },
 		"CloudEvent.ContentType: required":         func(e *cloudevent.Event) { e.Data, e.Body = nil, []byte("x") },
 		`CloudEvent.Extensions: "Trace-ID" is not`: func(e *cloudevent.Event) { e.Extensions = map[string]string{"Trace-ID": "x"} },
+		"CloudEvent.Subject: has a control":        func(e *cloudevent.Event) { e.Subject = "a\nb" },
+		"CloudEvent.Type: has a control":           func(e *cloudevent.Event) { e.Type = "a\x7f" },
+		"CloudEvent.ID: has a control":             func(e *cloudevent.Event) { e.ID = "\x00" },
 		`CloudEvent.Extensions: "id" is not`:       func(e *cloudevent.Event) { e.Extensions = map[string]string{"id": "x"} },
 	} {
 		e := placed
@@ -92,13 +109,15 @@ func TestEvent_ThatCannotBeIsRefusedByField(t *testing.T) {
 }
 
 func TestEvent_HasATimeAndAnIDOfItsOwn(t *testing.T) {
-	payload, err := cloudevent.Event{Source: "/shop", Type: "x"}.Structured()
-	require.NoError(t, err)
-	var document map[string]string
-	require.NoError(t, json.Unmarshal(payload.Body, &document))
-	assert.NotEmpty(t, document["id"])
-	assert.NotEmpty(t, document["time"])
-	assert.Empty(t, payload.Key)
+	synctest.Test(t, func(t *testing.T) {
+		payload, err := cloudevent.Event{Source: "/shop", Type: "x"}.Structured()
+		require.NoError(t, err)
+		var document map[string]string
+		require.NoError(t, json.Unmarshal(payload.Body, &document))
+		assert.NotEmpty(t, document["id"])
+		assert.Equal(t, time.Now().UTC().Format(time.RFC3339Nano), document["time"])
+		assert.Empty(t, payload.Key)
+	})
 }
 
 // oops is a value that cannot be encoded.

@@ -216,6 +216,24 @@ func TestLoad_NamesTheFileInErrors(t *testing.T) {
 	require.ErrorContains(t, err, "is a directory")
 }
 
+func TestLoad_ClosesTheFile(t *testing.T) {
+	open := func() int {
+		all, err := os.ReadDir("/dev/fd")
+		if err != nil {
+			t.Skip("SKIPPED: this system does not list open files")
+		}
+		return len(all)
+	}
+	path := filepath.Join(t.TempDir(), "targets.json")
+	require.NoError(t, os.WriteFile(path, []byte("{}"), 0o600))
+	before := open()
+	for range 20 {
+		_, err := fanoutfile.Load(path)
+		require.NoError(t, err)
+	}
+	assert.Equal(t, before, open())
+}
+
 func TestRead_PassesOverAByteOrderMark(t *testing.T) {
 	config, err := fanoutfile.Read(strings.NewReader("\ufeff" + `{"targets": [{"name": "a"}]}`))
 	require.NoError(t, err)
@@ -225,6 +243,8 @@ func TestRead_PassesOverAByteOrderMark(t *testing.T) {
 func TestRead_IsBounded(t *testing.T) {
 	_, err := fanoutfile.Read(strings.NewReader(`{"targets": [` + strings.Repeat(" ", 1<<20) + `]}`))
 	require.EqualError(t, err, "fanout: longer than 1048576 bytes")
+	_, err = fanoutfile.Read(strings.NewReader(`{"targets": [` + strings.Repeat(" ", 1<<20-15) + `]}`))
+	require.NoError(t, err, "exactly as long as it may be")
 	_, err = fanoutfile.Read(brokenReader{})
 	require.ErrorIs(t, err, errBroken)
 }

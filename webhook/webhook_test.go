@@ -125,3 +125,39 @@ func TestSigner_ThatCannotWorkIsRefused(t *testing.T) {
 		require.EqualError(t, err, `fanout: target "hook": Sign: `+want)
 	}
 }
+
+func TestSigner_TakesKeysOfEveryAllowedForm(t *testing.T) {
+	key := func(kind string, raw []byte) auth.Secret {
+		return auth.NewSecret(kind + "_" + base64.StdEncoding.EncodeToString(raw))
+	}
+	signatures := func(keys ...auth.SecretSource) (string, error) {
+		r := &fanout.Request{Key: "order-7", Header: http.Header{}, Body: make([]byte, 1000)}
+		err := webhook.Signer(keys...).Sign(t.Context(), r)
+		return r.Header.Get("Webhook-Signature"), err
+	}
+	synctest.Test(t, func(t *testing.T) { // so that all sign at the same time
+		for _, length := range []int{24, 64} {
+			signature, err := signatures(key("whsec", make([]byte, length)))
+			require.NoError(t, err)
+			assert.Regexp(t, `^v1,\S{44}$`, signature)
+		}
+		for _, length := range []int{0, 23, 65} {
+			_, err := signatures(key("whsec", make([]byte, length)))
+			require.ErrorContains(t, err, "webhook key 1: is neither", length)
+		}
+		both, err := signatures(whsk, key("whsk", ed25519.NewKeyFromSeed(seed)))
+		require.NoError(t, err)
+		bySeed, byKey, _ := strings.Cut(both, " ")
+		assert.Equal(t, bySeed, byKey, "a private key and its seed are the same key")
+		for _, useless := range []auth.Secret{key("whsk", make([]byte, 24)), key("whpk", seed), key("", seed)} {
+			_, err := signatures(whsec, useless)
+			require.ErrorContains(t, err, "webhook key 2: is neither")
+		}
+	})
+}
+
+func TestSigner_IDIsThatOfTheDispatchIfTheTargetTakesNoKey(t *testing.T) {
+	r := &fanout.Request{Header: http.Header{}, Payload: &fanout.Payload{ID: "dispatch-7"}}
+	require.NoError(t, webhook.Signer(whsec).Sign(t.Context(), r))
+	assert.Equal(t, "dispatch-7", r.Header.Get("Webhook-Id"))
+}
