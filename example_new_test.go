@@ -47,9 +47,13 @@ func statusFor(err error) int {
 		return http.StatusRequestEntityTooLarge
 	case errors.Is(err, fanout.ErrPayloadRefused): // a validator said no
 		return http.StatusUnprocessableEntity
+	case errors.Is(err, fanout.ErrTargetGone): // by Config.Lookup
+		return http.StatusNotFound
+	case errors.Is(err, fanout.ErrNoTargets): // ours to repair
+		return http.StatusServiceUnavailable
 	case errors.As(err, &invalid) && invalid.Target == "": // the payload
 		return http.StatusBadRequest
-	case errors.As(err, &refused): // no room, closed, no targets: ours to mend
+	case errors.As(err, &refused): // no room, closed, a database that is down
 		return http.StatusServiceUnavailable
 	default: // some targets failed
 		return http.StatusBadGateway
@@ -76,10 +80,14 @@ func ExampleRefusedError() {
 			}
 		}
 	}
+	_ = d.Close(context.Background())
+	_, err := d.Dispatch(context.Background(), "hello")
+	fmt.Println(statusFor(err), fanout.ClassOf(err))
 	// Output:
 	// 502 400
 	// failed: crm failed 400
 	// 422 invalid
+	// 503 closed
 }
 
 func tooLong(body []byte) error {

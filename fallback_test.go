@@ -117,8 +117,8 @@ func TestFallback_IsNotUsedForACallerWhoHasGone(t *testing.T) {
 func TestFallback_ThatCannotBeIsRefused(t *testing.T) {
 	fine := via("email", answering(200))
 	for want, change := range map[string]func(*fanout.Target){
-		`target "email": Fallback[0].URL: `:   func(t *fanout.Target) { t.Fallback = []fanout.Target{{Name: "backup"}} },
-		`target "email": Fallback[0].After: `: func(t *fanout.Target) { t.Fallback = []fanout.Target{optional(via("backup", answering(200)))} },
+		`target "email": Fallback[0].URL: `:      func(t *fanout.Target) { t.Fallback = []fanout.Target{{Name: "backup"}} },
+		`target "email": Fallback[0].Optional: `: func(t *fanout.Target) { t.Fallback = []fanout.Target{optional(via("backup", answering(200)))} },
 		`target "email": FallbackOn: delivered is not one of`: func(t *fanout.Target) {
 			t.Fallback, t.FallbackOn = []fanout.Target{via("b", answering(200))}, []fanout.Outcome{fanout.Delivered}
 		},

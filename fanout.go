@@ -102,9 +102,10 @@ type Dispatcher struct {
 	setting         setting        // of its dispatches
 }
 
-// New checks the configuration and makes a dispatcher of it. Its error names
-// every target and field at fault, each an [*InvalidError]. The configuration is
-// copied. If New fails, it has closed nothing: a [Config.Queue] is still the caller's.
+// New checks the configuration and makes a dispatcher of it. Its error names every field at
+// fault of every target, each an [*InvalidError]. What is wrong between targets, such as an
+// unknown name in [Target.After], is looked for when each of them is right. The
+// configuration is copied. If New fails, it has closed nothing: a [Config.Queue] is still the caller's.
 func New(config Config) (*Dispatcher, error) {
 	d := &Dispatcher{
 		queue: config.Queue,

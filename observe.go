@@ -29,7 +29,8 @@ type Hooks struct {
 	// BreakerChanged comes when a target's breaker changed its state.
 	BreakerChanged func(context.Context, BreakerEvent)
 	// DeliveryEnded comes when a delivery has ended: for a queue that delivers
-	// later again, every time.
+	// later again, every time. It comes for a fallback too, under its own name, before it
+	// comes for the target.
 	DeliveryEnded func(context.Context, Result)
 }
 

@@ -283,11 +283,11 @@ func orNotMade(reason error) error {
 
 var errNotMade = errors.New("not made")
 
-// Decode reads the JSON answer of a delivered target into a T:
+// Decode reads the JSON answer of a target, or of the fallback that stood in for it, into a T:
 //
 //	contact, err := fanout.Decode[Contact](results["crm"])
 //
-// If the target was not delivered to, the error is the result's own.
+// If the outcome is neither [Delivered] nor [Degraded], the error is the result's own.
 func Decode[T any](r Result) (T, error) {
 	var v T
 	switch {

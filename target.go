@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -170,13 +171,10 @@ func (b *builder) build(def Target, position int) (*target, error) {
 
 func (b *builder) buildUnnamed(def Target) (*target, error) {
 	policy := def.over(b.defaults)
-	if err := join(def.check(), policy.check()); err != nil {
-		return nil, err
-	}
 	t := &target{Target: def.clone(), policy: policy.withDefaults(), keySuffix: ids.KeySuffix(def.Name), shown: otel.Target{Name: def.Name, Label: otel.OtherLabel}}
 	t.conflicts = t.keyed() && (policy.Retry.Statuses == nil || slices.Contains(policy.Retry.Statuses, http.StatusConflict))
-	errs := []error{def.checkFallback(t.policy.Timeout), b.buildOthers(t)}
-	if def.Sender == nil {
+	errs := []error{def.check(), policy.check(), def.checkFallback(t.policy.Timeout), b.buildOthers(t)}
+	if def.Sender == nil && def.URL != "" {
 		var err error
 		t.endpoint, err = newEndpoint(b, t)
 		errs = append(errs, err)
@@ -229,8 +227,8 @@ func (b *builder) buildOthers(t *target) error {
 
 func (b *builder) buildOther(def Target, field string) (*target, error) {
 	t, err := b.buildUnnamed(def)
-	if def.After != nil || def.Fallback != nil || def.Compensate != nil || def.Pivot || def.Optional {
-		err = join(err, invalid("After", "or Fallback, Compensate, Pivot or Optional is set, which is for targets of the dispatch"))
+	for _, field := range def.areSet("After", "Fallback", "Compensate", "Pivot", "Optional") {
+		err = join(err, invalid(field, "must not be set for a fallback or a compensation"))
 	}
 	return t, mapInvalid(err, func(e *InvalidError) { e.Field = field + e.Field })
 }
@@ -261,12 +259,20 @@ func (def *Target) checkWay() error {
 		return invalid("URL", "neither URL nor Sender is set")
 	case def.URL != "" && def.Sender != nil:
 		return invalid("Sender", "set together with URL")
-	case def.Sender != nil && (def.Method != "" || def.Header != nil || def.Auth != nil || def.Sign != nil || def.Transport != nil || def.TLS != nil || def.Guard != nil):
-		return invalid("Sender", "set together with Method, Header, Auth, Sign, Transport, TLS or Guard, which are for a URL")
+	case def.Sender != nil:
+		if set := def.areSet("Method", "Header", "Auth", "Sign", "Transport", "TLS", "Guard"); len(set) > 0 {
+			return invalid("Sender", "set together with %s, which is for a URL", strings.Join(set, ", "))
+		}
 	case def.Transport != nil && (def.TLS != nil || def.Guard != nil):
 		return invalid("Transport", "set together with TLS or Guard, which are for the dispatcher's own")
 	}
 	return nil
+}
+
+// areSet returns those of the fields that are set.
+func (def *Target) areSet(fields ...string) []string {
+	of := reflect.ValueOf(*def)
+	return slices.DeleteFunc(fields, func(field string) bool { return of.FieldByName(field).IsZero() })
 }
 
 func checkName(name string) error {

@@ -29,7 +29,7 @@ func TestTarget_ThatCannotBeUsedIsRefusedByNameAndField(t *testing.T) {
 		{fanout.Target{Name: "c\xffrm", URL: url}, `target "c\xffrm": Name: not UTF-8`},
 		{fanout.Target{Name: "crm"}, `target "crm": URL: neither URL nor Sender is set`},
 		{fanout.Target{Name: "crm", URL: url, Sender: sender}, `target "crm": Sender: set together with URL`},
-		{fanout.Target{Name: "crm", Sender: sender, Method: "PUT"}, `target "crm": Sender: set together with Method, Header, Auth, Sign, Transport, TLS or Guard, which are for a URL`},
+		{fanout.Target{Name: "crm", Sender: sender, Method: "PUT"}, `target "crm": Sender: set together with Method, which is for a URL`},
 		{fanout.Target{Name: "crm", URL: "crm.example"}, `target "crm": URL: scheme is neither http nor https`},
 		{fanout.Target{Name: "crm", URL: "https://"}, `target "crm": URL: no host`},
 		{fanout.Target{Name: "crm", URL: "https://:443/x"}, `target "crm": URL: no host`},

@@ -82,6 +82,8 @@ func problemOf(err error) Problem {
 		return Problem{Status: http.StatusUnprocessableEntity, Detail: "the body is not valid"}
 	case errors.Is(err, fanout.ErrIdempotencyKey):
 		return Problem{Status: http.StatusBadRequest, Detail: "Idempotency-Key " + fanout.ErrIdempotencyKey.Error()}
+	case errors.Is(err, fanout.ErrTargetGone):
+		return Problem{Status: http.StatusNotFound, Detail: "there is no such target"}
 	case errors.Is(err, fanout.ErrFull):
 		return Problem{Status: http.StatusServiceUnavailable, Detail: "no room for more at the moment"}
 	case errors.Is(err, fanout.ErrClosed):
