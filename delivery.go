@@ -448,8 +448,8 @@ func (dl *delivery) fallBack() {
 		return
 	}
 	w := dl.watch()
-	stand := f.run(w.within(dl.clock.ctx), dl.clock.started, dl.dispatch, dl.request.Earlier)
-	dl.result = fellBack(dl.result, stand)
+	other := f.run(w.within(dl.clock.ctx), dl.clock.started, dl.dispatch, dl.request.Earlier)
+	dl.result = fellBack(dl.result, other)
 	dl.result.Duration = time.Since(dl.clock.started)
 }
 

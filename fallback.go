@@ -62,13 +62,13 @@ func (f *fallbacks) run(ctx context.Context, started time.Time, p *dispatch, ear
 }
 
 // fellBack is a failure for which a fallback stood in.
-func fellBack(failed, stand Result) Result {
+func fellBack(failed, fallback Result) Result {
 	err := *failed.targetError()
-	failed.Attempts = append(failed.Attempts, stand.Attempts...)
-	err.Fallback = stand.err
-	switch stand.Outcome {
+	failed.Attempts = append(failed.Attempts, fallback.Attempts...)
+	err.Fallback = fallback.err
+	switch fallback.Outcome {
 	case Delivered:
-		failed.Outcome, failed.Response = Degraded, stand.Response
+		failed.Outcome, failed.Response = Degraded, fallback.Response
 	case Unknown:
 		failed.Outcome = Unknown
 	}

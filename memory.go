@@ -42,14 +42,14 @@ func (l MemoryLimits) check() error {
 	)
 }
 
-// memoryQueue has a lane for each target. A lane exists, and workers run, only while
-// there is work in it.
+// memoryQueue has a queue for each target. It exists, and its workers run, only while there
+// is work in it.
 type memoryQueue struct {
 	limits MemoryLimits
 	worker *Worker
 
 	mu      sync.Mutex
-	lanes   map[string]*lane
+	queues  map[string]*targetQueue
 	undone  int // dispatches
 	closed  bool
 	changed chan struct{} // closed when a dispatch is done, nil if nobody waits
@@ -63,20 +63,20 @@ type memoryQueue struct {
 	lost   *UndeliveredError
 }
 
-// lane is the work for one target.
-type lane struct {
+// targetQueue is the work for one target.
+type targetQueue struct {
 	name    string
 	waiting []entry // oldest first
 	workers int
 	undone  int // entries, those being made included
 }
 
-// entry is one delivery in a lane.
+// entry is one delivery in the queue of its target.
 type entry struct {
 	ctx      context.Context // the submitter's
 	delivery *Delivery
 	batch    *batch
-	refused  bool // its lane was full: it is only reported
+	refused  bool // there was no room for it: it is only reported
 }
 
 // batch is the deliveries of one dispatch, if there are several.
@@ -98,7 +98,7 @@ func (b *batch) done() bool {
 // deliveries to one of its required targets. An optional target without room is
 // left out: its result is [Rejected] with [ErrFull].
 func NewMemoryQueue(limits MemoryLimits) Queue {
-	q := &memoryQueue{limits: limits.withDefaults(), lanes: make(map[string]*lane), making: make(map[*entry][]Result)}
+	q := &memoryQueue{limits: limits.withDefaults(), queues: make(map[string]*targetQueue), making: make(map[*entry][]Result)}
 	q.cut, q.cutOff = context.WithCancelCause(context.Background())
 	return q
 }
@@ -163,21 +163,21 @@ func (q *memoryQueue) trySubmit(ctx context.Context, deliveries []Delivery) (cha
 	}
 	for i := range deliveries {
 		d := &deliveries[i]
-		q.add(entry{ctx: ctx, delivery: d, batch: b, refused: d.Optional && q.crowded(laneOf(d))})
+		q.add(entry{ctx: ctx, delivery: d, batch: b, refused: d.Optional && q.crowded(firstTarget(d))})
 	}
 	return nil, nil
 }
 
-// laneOf is where a delivery waits: in the lane of its first target.
-func laneOf(d *Delivery) string { return d.Targets[0] }
+// firstTarget names the queue in which a delivery waits.
+func firstTarget(d *Delivery) string { return d.Targets[0] }
 
 func (q *memoryQueue) room(deliveries []Delivery) error {
 	if q.undone >= q.limits.MaxDispatches && (q.undone >= 2*q.limits.MaxDispatches || !q.quiet(deliveries)) {
 		return fmt.Errorf("%w: %d dispatches are not done", ErrFull, q.undone)
 	}
 	for i := range deliveries {
-		if d := &deliveries[i]; !d.Optional && q.crowded(laneOf(d)) {
-			return fmt.Errorf("%w: target %q: %d deliveries are not done", ErrFull, laneOf(d), q.limits.MaxPerTarget)
+		if d := &deliveries[i]; !d.Optional && q.crowded(firstTarget(d)) {
+			return fmt.Errorf("%w: target %q: %d deliveries are not done", ErrFull, firstTarget(d), q.limits.MaxPerTarget)
 		}
 	}
 	return nil
@@ -188,7 +188,7 @@ func (q *memoryQueue) room(deliveries []Delivery) error {
 func (q *memoryQueue) quiet(deliveries []Delivery) bool {
 	for i := range deliveries {
 		d := &deliveries[i]
-		l := q.lanes[laneOf(d)]
+		l := q.queues[firstTarget(d)]
 		if l != nil && l.undone >= min(q.limits.Workers, q.limits.MaxPerTarget/4) && (!d.Optional || !q.crowded(l.name)) {
 			return false
 		}
@@ -197,31 +197,31 @@ func (q *memoryQueue) quiet(deliveries []Delivery) bool {
 }
 
 func (q *memoryQueue) crowded(target string) bool {
-	l := q.lanes[target]
+	l := q.queues[target]
 	return l != nil && l.undone >= q.limits.MaxPerTarget
 }
 
-// patient reports whether a delivery may take its time: while half of its lane is
+// patient reports whether a delivery may take its time: while half of its queue is
 // free, so that a target that stays down does not fill it, and not while draining.
 func (q *memoryQueue) patient(d *Delivery) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	l := q.lanes[laneOf(d)]
+	l := q.queues[firstTarget(d)]
 	return !q.closed && (l == nil || 2*l.undone <= q.limits.MaxPerTarget)
 }
 
-// refusals begins the name of a lane of what is only reported. No target's name does.
+// refusals begins the name of a queue of what is only reported. No target's name does.
 const refusals = "\x00"
 
 func (q *memoryQueue) add(e entry) {
-	name := laneOf(e.delivery)
+	name := firstTarget(e.delivery)
 	if e.refused {
 		name = refusals + name
 	}
-	l := q.lanes[name]
+	l := q.queues[name]
 	if l == nil {
-		l = &lane{name: name}
-		q.lanes[name] = l
+		l = &targetQueue{name: name}
+		q.queues[name] = l
 	}
 	l.undone++
 	l.waiting = append(l.waiting, e)
@@ -231,8 +231,8 @@ func (q *memoryQueue) add(e entry) {
 	}
 }
 
-// work makes the lane's deliveries until none waits.
-func (q *memoryQueue) work(l *lane) {
+// work makes the deliveries of one target until none waits.
+func (q *memoryQueue) work(l *targetQueue) {
 	for {
 		e := new(entry)
 		if !q.next(l, e) {
@@ -245,7 +245,7 @@ func (q *memoryQueue) work(l *lane) {
 // carryOut makes a delivery and tells what came of it. If code of the submitter's context
 // calls Goexit, the delivery is reported as not made, and another goroutine goes on for
 // this one, which is ending.
-func (q *memoryQueue) carryOut(l *lane, e *entry) {
+func (q *memoryQueue) carryOut(l *targetQueue, e *entry) {
 	var results []Result
 	defer func() {
 		if results == nil {
@@ -271,7 +271,7 @@ func (q *memoryQueue) deliver(e *entry) []Result {
 
 // report tells what came of a delivery. Until its hooks have returned, Close would name
 // what failed.
-func (q *memoryQueue) report(l *lane, e *entry, results []Result) {
+func (q *memoryQueue) report(l *targetQueue, e *entry, results []Result) {
 	q.made(e, results)
 	var lost []Result
 	for _, r := range results {
@@ -284,15 +284,15 @@ func (q *memoryQueue) report(l *lane, e *entry, results []Result) {
 	q.done(l, e, lost)
 }
 
-// next fills e with the lane's oldest entry. If there is none, the worker ends, and
-// with the last one the lane.
-func (q *memoryQueue) next(l *lane, e *entry) bool {
+// next fills e with the oldest entry. If there is none, the worker ends, and with the last
+// worker the queue of the target.
+func (q *memoryQueue) next(l *targetQueue, e *entry) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(l.waiting) == 0 {
 		l.workers--
 		if l.workers == 0 {
-			delete(q.lanes, l.name)
+			delete(q.queues, l.name)
 		}
 		return false
 	}
@@ -320,15 +320,15 @@ func (q *memoryQueue) made(e *entry, results []Result) {
 	}
 }
 
-// done takes an entry off the books.
-func (q *memoryQueue) done(l *lane, e *entry, lost []Result) {
+// done counts an entry as done.
+func (q *memoryQueue) done(l *targetQueue, e *entry, lost []Result) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	delete(q.making, e)
 	q.settle(l, e, lost)
 }
 
-func (q *memoryQueue) settle(l *lane, e *entry, lost []Result) {
+func (q *memoryQueue) settle(l *targetQueue, e *entry, lost []Result) {
 	if len(lost) > 0 {
 		q.lost.Left = append(q.lost.Left, lost...)
 	}
@@ -357,9 +357,9 @@ func (q *memoryQueue) wakeWaiting() {
 func (q *memoryQueue) Backlog(context.Context) ([]Backlog, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	byTarget := make(map[string]*Backlog, len(q.lanes))
+	byTarget := make(map[string]*Backlog, len(q.queues))
 	count := func(d *Delivery) {
-		target := laneOf(d)
+		target := firstTarget(d)
 		b := byTarget[target]
 		if b == nil {
 			b = &Backlog{Target: target, Oldest: d.Submitted}
@@ -373,7 +373,7 @@ func (q *memoryQueue) Backlog(context.Context) ([]Backlog, error) {
 	for e := range q.making {
 		count(e.delivery)
 	}
-	for _, l := range q.lanes {
+	for _, l := range q.queues {
 		for i := range l.waiting {
 			count(l.waiting[i].delivery)
 		}
@@ -424,7 +424,7 @@ func (q *memoryQueue) giveUp(ctx context.Context) {
 	if q.lost == nil {
 		q.lost = &UndeliveredError{Err: ctx.Err()}
 	}
-	for _, l := range q.lanes {
+	for _, l := range q.queues {
 		for i := range l.waiting {
 			q.settle(l, &l.waiting[i], l.waiting[i].delivery.Results(Rejected, ErrClosed))
 		}

@@ -205,12 +205,12 @@ func (def Target) clone() Target {
 
 // buildOthers makes ready what stands in for the target or undoes it.
 func (b *builder) buildOthers(t *target) error {
-	var stands []*target
+	var fallbacks []*target
 	var errs []error
 	for i, def := range t.Fallback {
-		stand, err := b.buildOther(def, fmt.Sprintf("Fallback[%d].", i))
+		fallback, err := b.buildOther(def, fmt.Sprintf("Fallback[%d].", i))
 		errs = append(errs, err)
-		stands = append(stands, stand)
+		fallbacks = append(fallbacks, fallback)
 	}
 	if t.Compensate != nil {
 		undo := *t.Compensate
@@ -220,7 +220,7 @@ func (b *builder) buildOthers(t *target) error {
 		errs = append(errs, err)
 	}
 	if len(t.Fallback) > 0 {
-		t.fallbacks, t.policy.Timeout = t.fallbackOf(t.policy.Timeout, stands)
+		t.fallbacks, t.policy.Timeout = t.fallbackOf(t.policy.Timeout, fallbacks)
 	}
 	return join(errs...)
 }
