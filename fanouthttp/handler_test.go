@@ -147,10 +147,16 @@ func TestHandler_RefusesBeforeAnythingIsSent(t *testing.T) {
 	crm := fanouttest.NewTarget(t)
 	closed := newDispatcher(t, crm.Target("crm"))
 	require.NoError(t, closed.Close(t.Context()))
+	release := make(chan struct{})
+	hangs := fanout.SenderFunc(func(context.Context, *fanout.Request) (*fanout.Response, error) {
+		<-release
+		return nil, nil
+	})
 	full := newWith(t, fanout.Config{
-		Targets: []fanout.Target{fanouttest.NewTarget(t, fanouttest.Delay(10*time.Millisecond, fanouttest.Status(200))).Target("crm")},
+		Targets: []fanout.Target{{Name: "crm", Sender: hangs}},
 		Queue:   fanout.NewMemoryQueue(fanout.MemoryLimits{MaxDispatches: 1}),
 	})
+	t.Cleanup(func() { close(release) }) // before the dispatcher is closed
 	_, err := full.Submit(t.Context(), "hello")
 	require.NoError(t, err)
 	open := newDispatcher(t, crm.Target("crm"))
