@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -94,16 +96,22 @@ func TestHold_StopsATargetUntilItIsResumed(t *testing.T) {
 	assert.Equal(t, "crm: resumed\n", ctl(t, database, "resume", "crm"))
 	assert.NotContains(t, ctl(t, database, "status"), "held\n")
 	assert.Equal(t, "cmr: held; nothing is known of a target of this name: is it spelt right?\n", ctl(t, database, "hold", "cmr"))
+	var names []string
+	for _, line := range lines(ctl(t, database, "status")) {
+		names = append(names, strings.Fields(line)[0])
+	}
+	assert.Equal(t, []string{"TARGET", "cmr", "crm", "gone"}, names, "by name")
 }
 
 func TestHelp_NeedsNoDatabase(t *testing.T) {
 	for want, args := range map[string][]string{
-		"fanoutctl [command]":                {"-h"},
-		"fanoutctl status":                   {"status", "-h"},
-		"fanoutctl replay ID... | FILTER":    {"help", "replay"},
-		"how long ago, such as 90m":          {"dead", "--help"},
-		"fanoutctl replay --target crm":      {"replay", "--help"},
-		"default $FANOUT_DATABASE, which ke": {"--help"},
+		"fanoutctl [command]":                  {"-h"},
+		"fanoutctl status":                     {"status", "-h"},
+		"fanoutctl replay ID... | FILTER":      {"help", "replay"},
+		"how long ago, such as 90m":            {"dead", "--help"},
+		"negative means no limit (default 50)": {"replay", "--help"},
+		"fanoutctl replay --target crm":        {"replay", "--help"},
+		"default $FANOUT_DATABASE, which ke":   {"--help"},
 	} {
 		var out bytes.Buffer
 		require.NoError(t, run(t.Context(), args, &out, io.Discard))
@@ -137,6 +145,51 @@ func TestMigrate_IsDoneOnPurpose(t *testing.T) {
 	assert.Equal(t, "TARGET  WAITING  OLDEST  DEAD  HELD\n", ctl(t, url, "status"))
 }
 
+func TestInspect_ShowsAllThatIsKnown(t *testing.T) {
+	at := time.Date(2026, time.January, 2, 3, 4, 5, 0, time.FixedZone("", 3600))
+	answered := fanout.Result{
+		Target: "crm", Key: "k:crm", Outcome: fanout.Failed, Response: &fanout.Response{StatusCode: 422, Body: []byte("no\nsuch \"account\"")},
+		Attempts: []fanout.Attempt{{Start: at, Duration: 1234567 * time.Nanosecond, RequestID: "r-1", StatusCode: 422, Err: errors.New("422")}},
+	}
+	silent := fanout.Result{Target: "crm", Outcome: fanout.Unknown}
+	inspection := show(&durable.Inspection{
+		DeadLetter:    durable.DeadLetter{ID: 1234567890, DispatchID: "d-1", Target: "crm", Submitted: at, Died: at.Add(time.Hour), Error: "gone"},
+		CorrelationID: "visit-7",
+		Payload:       fanout.Payload{Key: "k", ContentType: "text/plain", Header: http.Header{"X-Tenant": {"acme"}}, Body: []byte("hello")},
+		History:       []fanout.Result{silent.WithErr(errors.New("timeout")), answered.WithErr(errors.New("422"))},
+	})
+	var text bytes.Buffer
+	require.NoError(t, inspection.print(&text))
+	assert.Equal(t, `dead letter   1234567890
+target        crm
+dispatch      d-1
+correlation   visit-7
+submitted     2026-01-02T02:04:05Z
+died          2026-01-02T03:04:05Z
+error         gone
+payload key   k
+content type  text/plain
+payload       hello
+
+crm  unknown: timeout
+
+crm        failed: 422
+  attempt  2026-01-02T02:04:05Z  1.235ms  r-1  422
+  key      k:crm
+  answer   422 no\nsuch "account"
+`, text.String())
+	encoded, err := json.Marshal(inspection)
+	require.NoError(t, err)
+	for _, member := range []string{
+		`"content_type":"text/plain","header":{"X-Tenant":["acme"]},"body":"hello","payload_key":"k"`,
+		`{"target":"crm","outcome":"unknown","error":"timeout","attempts":null}`,
+		`"idempotency_key":"k:crm","outcome":"failed","error":"422","status":422,"answer":{"body":"no\nsuch \"account\""}`,
+		`"duration":"1.235ms","request_id":"r-1","status":422,"error":"422"`,
+	} {
+		assert.Contains(t, string(encoded), member)
+	}
+}
+
 func TestInspect_ShowsBytesThatAreNoTextWhole(t *testing.T) {
 	assert.Equal(t, content{Bytes: []byte{0xff, 0}}, contentOf([]byte{0xff, 0}))
 	assert.Equal(t, content{Text: "text"}, contentOf([]byte("text")))
@@ -163,12 +216,14 @@ func TestCommandLine_ThatMakesNoSenseChangesNothing(t *testing.T) {
 		{"resume: crm is not held", 1, []string{"resume", "crm"}},
 		{`"seven" is not the ID of a dead letter; see fanoutctl replay --help`, 2, []string{"replay", "seven"}},
 		{`"seven" is not the ID of a dead letter; see fanoutctl inspect --help`, 2, []string{"inspect", "seven"}},
+		{`"seven" is not the ID of a dead letter; see fanoutctl discard --help`, 2, []string{"discard", "1", "seven"}},
 		{"give either IDs, or a filter or --all", 2, []string{"replay"}},
 		{"give either IDs, or a filter or --all; see fanoutctl discard", 2, []string{"discard", "--all", "7"}},
 		{"neither a time such as 2006-01-02T15:04:05Z nor a", 2, []string{"dead", "--since", "yesterday"}},
 		{"neither a time such as 2006-01-02T15:04:05Z nor", 2, []string{"dead", "--since", "-2h"}},
 		{"dead letter 999: no such dead letter", 1, []string{"inspect", "999"}},
 		{"replay: durable: replaying 999: no such dead lett", 1, []string{"replay", "999"}},
+		{"dead letter 9223372036854775807: no such dead letter", 1, []string{"inspect", "9223372036854775807"}},
 		{"unknown flag: --nope; see fanoutctl dead --help", 2, []string{"dead", "--nope"}},
 		{"Schema: is for Postgres", 1, []string{"status", "--schema", "fanout"}},
 	} {
