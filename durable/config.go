@@ -104,8 +104,9 @@ func StandardSchedule() []time.Duration {
 //
 //   - The answer was 410 Gone: the receiver wants no more. The Standard Webhooks
 //     specification says so. It treats every other status but 2xx as a failure that is
-//     tried again, and so do Svix and Stripe. A 401 or a 404, for example, is often a
-//     mistake of the receiver, which it corrects within the days of a schedule.
+//     tried again, and so do Svix and Recurly, by their documentation. A 401 or a 404, for
+//     example, is often a mistake of the receiver, which it corrects within the days of a
+//     schedule. Others give up on some of them, as Ashby does on 401, 403, 404 and 405.
 //   - The address is blocked, see [fanout.ErrAddressBlocked].
 //   - The target does not exist any more, see [fanout.ErrTargetGone].
 //   - The delivery may have taken effect and must not be repeated, see

@@ -66,7 +66,7 @@ type customers map[string]*endpoint
 func (c customers) lookup(_ context.Context, name string) (fanout.Target, error) {
 	e, ok := c[name]
 	if !ok {
-		return fanout.Target{}, errors.New("no such customer")
+		return fanout.Target{}, fanout.ErrTargetGone
 	}
 	return fanout.Target{URL: e.url, Sign: webhook.Signer(e.secret)}, nil
 }
