@@ -139,3 +139,12 @@ func TestOption_ThatIsNilSaysNothing(t *testing.T) {
 	_, err = d.Submit(t.Context(), "hello", nil)
 	require.NoError(t, err)
 }
+
+func TestQuorum_ThatIsMissedNamesTheDispatch(t *testing.T) {
+	d := newDispatcher(t, via("a", answering(200)), via("b", answering(400)))
+	_, err := d.Dispatch(t.Context(), fanout.Payload{ID: "order-7", Value: "hello"}, fanout.Quorum(2))
+	var failed *fanout.DispatchError
+	require.ErrorAs(t, err, &failed)
+	assert.Equal(t, "order-7", failed.DispatchID)
+	assert.Equal(t, 2, failed.Targets)
+}

@@ -103,3 +103,11 @@ func TestTarget_WhosePrepareLeavesARelativePathIsNotSent(t *testing.T) {
 	require.EqualError(t, r.Err(), "crm: prepare failed: URL: its path does not begin with a slash")
 	assert.Empty(t, r.Attempts)
 }
+
+func TestTarget_ADefinitionThatIsGivenIsNotWrittenTo(t *testing.T) {
+	header := http.Header{}
+	given := withFallback(via("email", answering(200)), fanout.Target{Name: "backup", URL: "http://backup.example", Header: header})
+	newDispatcher(t, given)
+	header.Set("X-Tenant", "acme")
+	assert.Equal(t, "acme", given.Fallback[0].Header.Get("X-Tenant"), "it is still the caller's own")
+}
