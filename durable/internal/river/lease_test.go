@@ -2,9 +2,13 @@ package river_test
 
 import (
 	"context"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -44,6 +48,24 @@ func members(t *testing.T, e *river.Engine) []string {
 	all, err := e.Strings(t.Context(), "SELECT id FROM @members")
 	require.NoError(t, err)
 	return all
+}
+
+func TestLease_NamesAProcessForPeople(t *testing.T) {
+	host, err := os.Hostname()
+	require.NoError(t, err)
+	open := func() string {
+		pool, err := pgxpool.New(t.Context(), "postgres://nowhere.invalid/nothing") // it is not used
+		require.NoError(t, err)
+		t.Cleanup(pool.Close)
+		db := stdlib.OpenDBFromPool(pool)
+		t.Cleanup(func() { assert.NoError(t, db.Close()) })
+		e, err := river.OpenPostgres(pool, db, "fanout", config)
+		require.NoError(t, err)
+		return e.Self()
+	}
+	first, second := open(), open()
+	assert.Contains(t, first, strings.ReplaceAll(host[:min(len(host), 40)], ".", "_")+"_")
+	assert.NotEqual(t, first, second)
 }
 
 func TestStop_GivesTheLeaseBack(t *testing.T) {

@@ -63,6 +63,27 @@ func TestMaintenance_ForgetsTheJournalOfAJobThatIsGone(t *testing.T) {
 	})
 }
 
+func TestMaintenance_SaysWhatItCouldNotDo(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *river.Engine) {
+		if e.OnPostgres() {
+			t.Skip("the triggers are in SQLite's dialect")
+		}
+		insert(t, e, "lost")
+		require.NoError(t, e.PretendRunning(t.Context(), "lost", e.Self(), time.Hour))
+		require.NoError(t, e.Insert(t.Context(), nil, []river.Insert{{Job: river.Job{Target: "left", Targets: []string{"left"}, Payload: &river.Content{}}, Rounds: 1, OrderKey: "k"}}))
+		require.NoError(t, e.Journal.Write(t.Context(), 1000, river.Entry{Kind: river.StepEnded, Target: "gone", Record: []byte("{}")}))
+		for table, what := range map[string]string{"@job": "UPDATE", "@journal": "DELETE"} {
+			require.NoError(t, e.Exec(t.Context(), "CREATE TRIGGER no_"+what+" BEFORE "+what+" ON "+table+" BEGIN SELECT RAISE(ABORT, 'refused'); END"))
+		}
+		require.NoError(t, e.Maintain(t.Context(), 1))
+		for _, second := range []int{releasesLeftBehind, releasesLost, forgetsJournal} {
+			require.ErrorContains(t, e.Maintain(t.Context(), second), "refused", second)
+		}
+		require.NoError(t, e.Exec(t.Context(), "ALTER TABLE @holds RENAME TO away"))
+		require.ErrorContains(t, e.Maintain(t.Context(), 1), "fanout_holds")
+	})
+}
+
 func TestRunning_RemembersTheEndOfALongDelivery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := river.Running()
