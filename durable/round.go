@@ -147,10 +147,10 @@ func (r *round) tellUnknown(ctx context.Context, why error) {
 	}
 	name := r.delivery.Targets[0]
 	now := time.Now()
-	if last, told := r.told.Load(name); told && now.Sub(last.(time.Time)) < time.Minute { //nolint:forcetypeassert // nothing else is stored
-		return
+	last, told := r.told.LoadOrStore(name, now)
+	if told && (now.Sub(last.(time.Time)) < time.Minute || !r.told.CompareAndSwap(name, last, now)) { //nolint:forcetypeassert // nothing else is stored
+		return // this round or another one has warned not long ago
 	}
-	r.told.Store(name, now)
 	r.config.Logger.WarnContext(ctx, "durable: a target is not known to this process; its deliveries wait", "targets", r.delivery.Targets, "error", why)
 }
 

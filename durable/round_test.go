@@ -245,13 +245,21 @@ func TestSchedule_WaitsOneDayForARetryAfterOfYears(t *testing.T) {
 	assert.Equal(t, 1, api.Count())
 }
 
-func TestRound_WarnsOfATargetThatIsGoneBeforeItsDeliveryDies(t *testing.T) {
+func TestRound_WarnsOnceOfATargetThatIsGoneBeforeItsDeliveriesDie(t *testing.T) {
 	var log safeBuffer
 	q, _ := inFile(t, durable.Config{Logger: log.logger(), Schedule: []time.Duration{time.Hour}})
 	d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{fanouttest.NewSender().Target("crm")}})
 	require.NoError(t, q.Hold(t.Context(), "crm"))
-	submit(t, d, "entry")
+	const n = 30 // they begin at the same time
+	for range n {
+		submit(t, d, "entry")
+	}
 	d.RemoveTargets("crm")
 	require.NoError(t, q.Resume(t.Context(), "crm"))
-	eventually(t, func() bool { return strings.Contains(log.String(), "no target of this name is configured") }, "a warning")
+	eventually(t, func() bool {
+		var waiting int
+		row := q.DB().QueryRow("SELECT count(*) FROM river_job WHERE metadata->>'snoozes' > 0")
+		return row.Scan(&waiting) == nil && waiting == n
+	}, "all to wait")
+	assert.Equal(t, 1, strings.Count(log.String(), "no target of this name is configured"))
 }

@@ -153,6 +153,23 @@ func TestSaga_ACompensationThatFailsIsTriedAgain(t *testing.T) {
 	})
 }
 
+func TestSaga_GoesOnOnlyWhenItsJournalIsWritten(t *testing.T) {
+	q, _ := inFile(t, durable.Config{Schedule: fast(1000)})
+	refuseWrites(t, q)
+	var c calls
+	var results fanouttest.Results
+	d := dispatcher(t, q, fanout.Config{Targets: order(&c, ok, ok), OnResult: results.OnResult})
+	id := submit(t, d, "order")
+	stock := "stock " + id + ":stock"
+	eventually(t, func() bool { return len(c.seen()) >= 2 }, "the first step to be made again")
+	for _, call := range c.seen() {
+		assert.Equal(t, stock, call)
+	}
+	_, err := q.DB().Exec("DROP TRIGGER refuse")
+	require.NoError(t, err)
+	assert.Equal(t, map[string]string{"stock": "delivered", "payment": "delivered", "shipping": "delivered"}, outcomes(wait(t, &results, id, "stock", "payment", "shipping")))
+}
+
 func TestSaga_IsUndoneWhateverTheErrorSays(t *testing.T) {
 	onBoth(t, func(t *testing.T, open opener) {
 		q, _ := open(t, durable.Config{})

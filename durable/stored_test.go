@@ -199,3 +199,23 @@ func TestRecord_KeepsTheBeginningOfAnAnswer(t *testing.T) {
 	assert.Equal(t, 410, one.History[0].Response.StatusCode)
 	assert.Len(t, one.History[0].Response.Body, 16<<10)
 }
+
+// refuseWrites makes the journal of a queue in a file unwritable, until the trigger
+// "refuse" is dropped.
+func refuseWrites(t *testing.T, q *durable.Queue) {
+	t.Helper()
+	_, err := q.DB().Exec("CREATE TRIGGER refuse BEFORE INSERT ON fanout_journal BEGIN SELECT RAISE(ABORT, 'no space'); END")
+	require.NoError(t, err)
+}
+
+func TestRecord_ThatCannotBeKeptStopsNoDelivery(t *testing.T) {
+	var log safeBuffer
+	q, _ := inFile(t, durable.Config{Schedule: fast(1), Logger: log.logger()})
+	refuseWrites(t, q)
+	d := dispatcher(t, q, fanout.Config{Targets: []fanout.Target{sending("crm", func(*fanout.Request) error { return errDown })}})
+	submit(t, d, "entry")
+	eventually(t, func() bool { return len(deadLetters(t, q, durable.Filter{})) == 1 }, "a dead letter")
+	assert.Equal(t, 2, deadLetters(t, q, durable.Filter{})[0].Rounds)
+	assert.Contains(t, log.String(), "the result of a round could not be stored")
+	assert.Contains(t, log.String(), "no space")
+}
