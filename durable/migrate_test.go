@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -23,6 +24,24 @@ func TestStart_RefusesADatabaseThatIsNotMigrated(t *testing.T) {
 	_, err = fanout.New(fanout.Config{Queue: q})
 	require.ErrorContains(t, err, "not migrated, see Queue.Migrate")
 	require.NoError(t, q.Close(t.Context()))
+}
+
+func TestReady_MissesEachTable(t *testing.T) {
+	onBoth(t, func(t *testing.T, open opener) {
+		q, _ := open(t, durable.Config{})
+		require.NoError(t, q.Ready(t.Context()))
+		for _, name := range []string{"fanout_journal", "fanout_holds", "fanout_members", "river_migration"} {
+			table := strings.TrimSuffix(jobs(q), "river_job") + name
+			_, err := q.DB().Exec("ALTER TABLE " + table + " RENAME TO away")
+			require.NoError(t, err)
+			require.ErrorIs(t, q.Ready(t.Context()), durable.ErrNotMigrated, name)
+			require.ErrorIs(t, q.Start(&fanout.Worker{}), durable.ErrNotMigrated, name)
+			_, err = q.DB().Exec("ALTER TABLE " + strings.TrimSuffix(table, name) + "away RENAME TO " + name)
+			require.NoError(t, err)
+		}
+		require.NoError(t, q.Ready(t.Context()))
+		require.NoError(t, q.Close(t.Context()))
+	})
 }
 
 func TestMigrations_AreThoseThatMigrateRuns(t *testing.T) {

@@ -147,5 +147,24 @@ func (s *Schema) Ready(ctx context.Context) error {
 	case !result.OK:
 		return fmt.Errorf("%w: %s", ErrNotMigrated, strings.Join(result.Messages, "; "))
 	}
+	return s.hasOwnTables(ctx)
+}
+
+// hasOwnTables is needed because River's tables may be there without ours: a schema can be
+// one that a service's own River uses.
+func (s *Schema) hasOwnTables(ctx context.Context) error {
+	query, args := "SELECT name FROM sqlite_master WHERE type = 'table'", []any(nil)
+	if s.tables.onPostgres() {
+		query, args = "SELECT tablename::text FROM pg_tables WHERE schemaname = $1", []any{s.tables.schema}
+	}
+	found, err := s.tables.strings(ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{"fanout_journal", "fanout_holds", "fanout_members"} {
+		if !slices.Contains(found, name) {
+			return fmt.Errorf("%w: the table %s is missing", ErrNotMigrated, name)
+		}
+	}
 	return nil
 }
