@@ -96,11 +96,18 @@ func TestHold_StopsATargetUntilItIsResumed(t *testing.T) {
 	assert.Equal(t, "crm: resumed\n", ctl(t, database, "resume", "crm"))
 	assert.NotContains(t, ctl(t, database, "status"), "held\n")
 	assert.Equal(t, "cmr: held; nothing is known of a target of this name: is it spelt right?\n", ctl(t, database, "hold", "cmr"))
+}
+
+func TestStatus_IsSortedByName(t *testing.T) {
+	database, _ := service(t)
+	for _, name := range strings.Split("hgfedcba", "") { // so many that no other order is sorted by chance
+		ctl(t, database, "hold", name)
+	}
 	var names []string
 	for _, line := range lines(ctl(t, database, "status")) {
 		names = append(names, strings.Fields(line)[0])
 	}
-	assert.Equal(t, []string{"TARGET", "cmr", "crm", "gone"}, names, "by name")
+	assert.Equal(t, []string{"TARGET", "a", "b", "c", "crm", "d", "e", "f", "g", "gone", "h"}, names)
 }
 
 func TestHelp_NeedsNoDatabase(t *testing.T) {
