@@ -20,92 +20,90 @@ import (
 	"github.com/fanout-go/fanout/internal/redact"
 )
 
-// Config is what a [Dispatcher] is made of.
+// Config configures a [Dispatcher]. The zero Config is valid; then each call gives its
+// targets, by [ToTargets].
 type Config struct {
-	// Targets is the default set: where a dispatch goes unless it says
-	// otherwise. It may be empty if every dispatch gives its own.
+	// Targets get every dispatch that has no [To] and no [ToTargets]. May be empty.
 	Targets []Target
 	// Defaults fills the zero fields of every target's [Policy].
 	Defaults Policy
-	// Transport carries the requests of targets that bring none of their own.
-	// It must not follow redirects or retry by itself. Default: a tuned
-	// transport that the dispatcher owns, with 64 idle connections per host and
-	// 1024 in all, 3 s to connect, 64 KiB of answer headers, HTTP/2 where the
-	// target offers it, and the proxy that the environment names.
+	// Transport sends the requests of targets that have no Transport of their own. It must
+	// not follow redirects and must not retry. The caller owns it. Default: a transport that
+	// the dispatcher owns. It keeps 64 idle connections per host and 1024 in all, connects
+	// within 3 s, and allows 64 KiB of answer headers. It uses HTTP/2 if the target offers
+	// it, and the proxy that the environment names.
 	Transport http.RoundTripper
 
-	// Lookup finds the definition of a target that is not configured, by its name,
-	// such as a customer's webhook in a database: when a dispatch names it by [To],
-	// and when a durable queue comes to its delivery. What its breaker and the like
-	// remember is kept as for [ToTargets]. It has 10 s. An error refuses the dispatch.
-	// Default none.
+	// Lookup finds a target that is not configured, by its name, for example a customer's
+	// webhook in a database. It is called when a dispatch names the target by [To], and each
+	// time a durable queue delivers to it. The call has 10 s. State such as the breaker's is
+	// kept as for [ToTargets]. If it returns an error, the dispatch is refused. Default
+	// none.
 	Lookup func(ctx context.Context, name string) (Target, error)
 
-	// MaxPayloadBytes bounds the encoded payload: a longer one is refused with
-	// [ErrPayloadTooLarge]. Default 16 MiB; negative means no bound.
+	// MaxPayloadBytes limits the encoded payload. A longer one is refused with
+	// [ErrPayloadTooLarge]. Default 16 MiB; negative means no limit.
 	MaxPayloadBytes int
-	// Validate looks at every payload before anything is sent, once for all
-	// targets; see [Target.Validate]. An error refuses the dispatch with an
-	// [*InvalidError], which wraps [ErrPayloadRefused] and it. Default none.
+	// Validate checks every payload before anything is sent, once for all targets. If it
+	// returns an error, the dispatch is refused with an [*InvalidError] that wraps that
+	// error and [ErrPayloadRefused]. It must not change the payload. Default none.
 	Validate func(context.Context, *Payload) error
 
-	// Queue keeps what is submitted. Default [NewMemoryQueue] with its defaults.
-	// The dispatcher closes it.
+	// Queue keeps what is submitted. Default: [NewMemoryQueue] with its default limits.
+	// [Dispatcher.Close] closes it.
 	Queue Queue
-	// OnResult is told the result of every submitted delivery, once it has ended
-	// for good; what Close returns as undelivered has not. Its context has the
-	// submitter's values and no end. It runs outside all locks and holds up its
-	// target's next delivery, and Close; a panic in it is contained, and logged by
-	// [log/slog.Default]. Default none.
+	// OnResult is called with the final result of every submitted delivery. A delivery that
+	// Close returns as undelivered has no final result. The context has the submitter's
+	// values, and never ends. The call holds no lock, but it occupies one of the queue's
+	// workers, and Close waits for it. A panic in it is written to Logger. Default none.
 	OnResult func(context.Context, Result)
-	// OnDeadLetter is told of every submitted delivery that failed for good, after
-	// OnResult and like it; the delivery still takes up its room then. Logger has it
-	// anyway. Of a Dispatch it is told what a saga could not undo. Default none.
+	// OnDeadLetter is called after OnResult, in the same way, for every submitted delivery
+	// that failed for good; the delivery still counts as not done then. It also gets targets
+	// of a Dispatch that a saga could not undo. Logger gets a record anyway. Default none.
 	OnDeadLetter func(context.Context, Result)
 
-	// Logger gets one record for each dispatch that failed and each dead letter
-	// (an error, or a warning if only optional targets failed), and for each change
-	// of a breaker (a warning if it opens, else an info). With its debug level on,
-	// one for each attempt. Records never hold secrets. Default
-	// [log/slog.Default]; a logger of [log/slog.DiscardHandler] switches it off.
+	// Logger gets one record for each dispatch that failed and for each dead letter. It is a
+	// warning if only optional targets failed or fallbacks answered, else an error. A
+	// breaker that opens is a warning, its other changes are infos. At debug level each
+	// attempt has a record. Records hold no secrets. Default [log/slog.Default]; use
+	// [log/slog.DiscardHandler] for none.
 	Logger *slog.Logger
-	// SecurityLogger gets what a security team wants to know, one record for each
-	// event, with the message "fanout: security" and the attribute "event":
-	// auth_failed (an info if a token was only due for renewal), certificate_refused,
-	// address_blocked, input_refused, rate_limited (warnings), targets_set and
-	// targets_removed (infos). Those of a delivery have "target", "dispatch_id",
-	// "class" and "correlation_id". Default none.
+	// SecurityLogger gets one record for each event that concerns security. Its message is
+	// "fanout: security", and its attribute "event" is one of these. Warnings: auth_failed
+	// (an info if a token is only renewed), certificate_refused, address_blocked,
+	// input_refused, rate_limited. Infos: targets_set, targets_removed. Events of a delivery
+	// have "target", "dispatch_id", "class" and "correlation_id". Default none.
 	SecurityLogger *slog.Logger
 	// TracerProvider makes the spans. Default OpenTelemetry's global one.
 	TracerProvider trace.TracerProvider
-	// MeterProvider makes the metrics. Default OpenTelemetry's global one. Flush it
-	// after Close; gauges are no longer observed then.
+	// MeterProvider makes the metrics. Default OpenTelemetry's global one. Close stops the
+	// gauges; flush the provider after that.
 	MeterProvider metric.MeterProvider
 	// Propagator writes the trace context into the requests of HTTP targets.
 	// Default OpenTelemetry's global one, without baggage.
 	Propagator propagation.TextMapPropagator
-	// Hooks are told what happens as it happens. Default none.
+	// Hooks are called when something happens in a delivery. Default none.
 	Hooks *Hooks
 }
 
-// Dispatcher sends payloads to sets of targets. Make one with [New] and keep it:
-// it holds the state of every target's breaker, bulkhead, rate limit and retry
-// budget. It is safe for concurrent use.
+// Dispatcher sends payloads to sets of targets. Make one with [New] and keep it: it has
+// every target's breaker, bulkhead, rate limit and retry budget. It is safe for
+// concurrent use.
 type Dispatcher struct {
 	targets         registry
 	queue           Queue
 	observer        *observer
 	validator       func(context.Context, *Payload) error
 	maxPayloadBytes int
-	work            lifetime.Group // dispatches under way, and the queue
+	work            lifetime.Group // running dispatches, and the queue
 	ending          sync.Once      // what Close does when the queue has ended
 	setting         setting        // of its dispatches
 }
 
-// New checks the configuration and makes a dispatcher of it. Its error names every field at
-// fault of every target, each an [*InvalidError]. What is wrong between targets, such as an
-// unknown name in [Target.After], is looked for when each of them is right. The
-// configuration is copied. If New fails, it has closed nothing: a [Config.Queue] is still the caller's.
+// New makes a dispatcher. It copies the configuration. Its error has an [*InvalidError]
+// for each wrong field of each target. Errors between targets, such as an unknown name in
+// [Target.After], are found only when each target is right by itself. If New fails, the
+// caller still owns [Config.Queue] and closes it.
 func New(config Config) (*Dispatcher, error) {
 	d := &Dispatcher{
 		queue: config.Queue,
@@ -144,23 +142,22 @@ func New(config Config) (*Dispatcher, error) {
 	return d, nil
 }
 
-// Dispatch sends the payload to all configured targets, or those the options
-// say, at the same time, and waits until each is delivered to or given up on.
-// The payload is any value, which is encoded as JSON once for all targets, or a
-// [Payload].
+// Dispatch sends the payload to all configured targets, or to those that the options
+// name, at the same time. It waits until each delivery has ended. The payload is a
+// [Payload], or any other value, which is encoded as JSON once for all targets.
 //
-// The results have an entry for every target. The error is [Results.Err], a
-// [*DispatchError], or nil if all required targets were delivered to. If the
-// dispatch cannot begin, nothing is sent, every target's entry is [Rejected], and the
-// error is a [*RefusedError]: if the input cannot be used it matches [ErrInvalid] and
-// wraps one or several [*InvalidError]; after Close it matches [ErrClosed].
+// The results have an entry for every target. The error is [Results.Err]: nil if all
+// required targets succeeded, or else a [*DispatchError]. If the dispatch cannot begin,
+// nothing is sent, every entry is [Rejected], and the error is a [*RefusedError]. It
+// matches [ErrInvalid] if the input cannot be used, and [ErrClosed] after Close.
 //
-// Dispatch waits for optional targets, too. What nobody should wait for is for
-// [Dispatcher.Submit], or gets a short [Policy.Timeout].
+// Dispatch also waits for optional targets. For work that the caller need not wait for,
+// use [Dispatcher.Submit], or set a short [Policy.Timeout].
 //
-// When ctx ends, attempts under way are cut short and Dispatch returns at once.
-// Attempts to different targets are independent: none is cancelled because
-// another failed.
+// When ctx ends, running attempts are cut short, and Dispatch returns when all Senders
+// and hooks have returned. Only the compensations of a saga go on, and Dispatch waits for
+// them. The failure of one target never cancels the attempts to another, except by
+// [Quorum].
 func (d *Dispatcher) Dispatch(ctx context.Context, payload any, options ...DispatchOption) (Results, error) {
 	o := dispatchOptions(options)
 	if !d.work.Begin() {
@@ -182,22 +179,21 @@ func (d *Dispatcher) Dispatch(ctx context.Context, payload any, options ...Dispa
 	return results, err
 }
 
-// Submit accepts the payload for delivery in the background and returns the
-// dispatch's ID at once. The deliveries keep the context's values, among them
-// the correlation ID, but neither its end nor its deadline: each has
-// [Policy.Timeout] from when it begins. What became of them is told to
-// [Config.OnResult] and [Config.OnDeadLetter].
+// Submit accepts the payload for delivery in the background, and returns the ID of the
+// dispatch at once. The deliveries keep the values of ctx, such as the correlation ID,
+// but do not end with it: each has [Policy.Timeout] from when it begins.
+// [Config.OnResult] and [Config.OnDeadLetter] get the results.
 //
-// With the queue in memory a delivery waits, within its Timeout, while its target's
-// breaker is open or the retry budget spent, so that a short outage is ridden out.
-// It does not if half of the room for its target is taken, or while Close drains:
-// then it fails at once, and is a dead letter.
+// The queue in memory lets a delivery wait, within its Timeout, while its target's
+// breaker is open, its retry budget is spent, or its token cannot be fetched. So a short
+// outage need not make it fail. It does not wait if more than half of the room for its
+// target is used, or while Close drains: then it fails at once, and is a dead letter.
 //
-// If there is an error, it is a [*RefusedError], and nothing was accepted: the input is
-// refused as by [Dispatcher.Dispatch], the queue has no room ([ErrFull]) or failed, or
-// the dispatcher is closed ([ErrClosed]). An optional target without room refuses
-// nothing: it is [Rejected], and told like any other failure. With the queue in memory,
-// what was accepted is lost if the process dies; [Dispatcher.Close] waits for it.
+// An error is a [*RefusedError], and then nothing was accepted. The reasons are those of
+// [Dispatcher.Dispatch], and a queue that failed or has no room ([ErrFull]). If only an
+// optional target has no room, the rest is accepted and that target is [Rejected].
+// [Dispatcher.Close] waits for what was accepted. If the process dies, what is in memory
+// is lost.
 func (d *Dispatcher) Submit(ctx context.Context, payload any, options ...SubmitOption) (id string, err error) {
 	if !d.work.Begin() {
 		return "", &RefusedError{ErrClosed}
@@ -222,12 +218,11 @@ func (d *Dispatcher) Submit(ctx context.Context, payload any, options ...SubmitO
 	return s.payload.ID, nil
 }
 
-// SetTargets adds targets to those of [Config.Targets], or replaces those of the
-// same names. What is under way, or submitted, goes on with the old definitions. A
-// target whose URL and policy stay as they were keeps its breaker, bulkhead, rate
-// limit and retry budget; otherwise they start anew. If there is an error, as by
-// [New] or [ErrClosed], nothing has changed. An idle target costs about 2.8 KiB and
-// no goroutine.
+// SetTargets adds targets, or replaces those of the same names. Running dispatches, and
+// deliveries in the queue in memory, keep the old definitions. A target whose URL and
+// policy are unchanged keeps its breaker, bulkhead, rate limit and retry budget. If there
+// is an error, as of [New] or [ErrClosed], nothing was changed. An idle target costs
+// about 2.8 KiB and no goroutine.
 func (d *Dispatcher) SetTargets(targets ...Target) error {
 	if !d.work.Begin() {
 		return &RefusedError{ErrClosed}
@@ -241,17 +236,17 @@ func (d *Dispatcher) SetTargets(targets ...Target) error {
 	return nil
 }
 
-// RemoveTargets removes targets. What is under way to them, or submitted, goes
-// on. Unknown names are ignored.
+// RemoveTargets removes targets. Running dispatches, and deliveries in the queue in
+// memory, still go to them. Unknown names are ignored.
 func (d *Dispatcher) RemoveTargets(names ...string) {
 	d.observer.targetsRemoved(d.targets.remove(names))
 }
 
-// TargetNames are the names of all configured targets, in definition order.
+// TargetNames returns the names of all configured targets, in definition order.
 func (d *Dispatcher) TargetNames() []string { return slices.Clone(d.targets.everything().names) }
 
-// BreakerState returns the state of a target's circuit breaker, and whether
-// the target is known: configured, or given in a call not long ago.
+// BreakerState returns the state of a target's circuit breaker. The second result is
+// false for a target that is not configured and was not used in the last minutes.
 func (d *Dispatcher) BreakerState(name string) (BreakerState, bool) {
 	g, ok := d.targets.gatesNamed(name)
 	if !ok {
@@ -260,8 +255,7 @@ func (d *Dispatcher) BreakerState(name string) (BreakerState, bool) {
 	return g.breaker.state(), true
 }
 
-// Snapshot returns how all configured targets are, for health checks and
-// dashboards.
+// Snapshot returns the state of all configured targets, for health checks and dashboards.
 func (d *Dispatcher) Snapshot(ctx context.Context) Snapshot {
 	backlog, err := backlogOf(ctx, d.queue)
 	if err != nil {
@@ -270,22 +264,25 @@ func (d *Dispatcher) Snapshot(ctx context.Context) Snapshot {
 	return snapshot(d.targets.everything().targets, backlog, err)
 }
 
-// drainTimeout bounds a Close whose context has no deadline.
+// drainTimeout limits a Close whose context has no deadline.
 const drainTimeout = 30 * time.Second
 
-// Close stops accepting, so that Dispatch and Submit fail with [ErrClosed], waits
-// for what was submitted and for dispatches under way, and closes the queue and the
-// connections of its own transport. It waits until ctx ends, at most 30 s if ctx has no
-// deadline: give it less than whoever stops the process gives that, and more than
-// [Policy.Timeout] if a target that hangs is to use its time up. Deliveries of the queue
-// in memory are then cut short, and an [*UndeliveredError] has all that were not made,
-// payloads included, in no order. So are compensations, and what [QuorumLeaveRest] left,
-// which is told to the hooks. Other dispatches under way end with their own contexts; the
-// error says how many there are.
+// Close stops accepting: from now on Dispatch and Submit return [ErrClosed]. It waits for
+// submitted deliveries and running dispatches, and then closes the queue and the
+// dispatcher's own transport. It waits until ctx ends, or for 30 s if ctx has no
+// deadline. For example, if the process is killed 30 s after the signal, give Close 25 s.
+// A delivery to a target that hangs ends by itself only if [Policy.Timeout] is shorter
+// than that.
 //
-// Call it after the last handler has returned, that is after
-// [net/http.Server.Shutdown], and not in a hook or a [Sender], for which it would
-// wait. It may be called more than once, and from several goroutines.
+// When the time is over, Close cuts short the deliveries of the queue in memory,
+// compensations, and what [QuorumLeaveRest] left. The error is then an
+// [*UndeliveredError] that has every delivery of the queue that is not done, with its
+// payload, in no order. Other dispatches end with their own contexts; the error says how
+// many still run.
+//
+// Call Close after the last handler has returned, for example after
+// [net/http.Server.Shutdown]. Do not call it in a hook or a [Sender]: it would wait for
+// itself. It may be called more than once, and from several goroutines.
 func (d *Dispatcher) Close(ctx context.Context) error {
 	if ctx == nil {
 		return errNilContext
@@ -317,8 +314,8 @@ func (d *Dispatcher) endQueue(ctx context.Context, err error) {
 
 var errNilContext = invalid("Context", "nil")
 
-// plan fills the payload in and checks all there is to check, so that nothing is sent if
-// anything is wrong. It reports whether the caller named the dispatch.
+// plan fills in and checks the payload before anything is sent. named reports whether the
+// caller gave the payload its ID.
 func (d *Dispatcher) plan(ctx context.Context, p *Payload, given any, o *options) (chosen *selection, named bool, err error) {
 	if ctx == nil {
 		return nil, false, errNilContext
@@ -340,7 +337,7 @@ func (d *Dispatcher) plan(ctx context.Context, p *Payload, given any, o *options
 	return chosen, named, d.validate(ctx, p, chosen)
 }
 
-// refuse gives every target of a dispatch that was not begun its entry.
+// refuse returns a Rejected result for every target of a dispatch that did not begin.
 func (d *Dispatcher) refuse(o *options, reason error) Results {
 	results := make(Results)
 	reject := func(name string, optional bool) {
@@ -360,7 +357,7 @@ func (d *Dispatcher) refuse(o *options, reason error) Results {
 	return results
 }
 
-// validate looks at a payload before anything is sent.
+// validate checks a payload before anything is sent.
 func (d *Dispatcher) validate(ctx context.Context, p *Payload, chosen *selection) error {
 	if err := p.checkSize(d.maxPayloadBytes); err != nil {
 		return err
@@ -399,7 +396,7 @@ func (d *Dispatcher) runQuorum(ctx context.Context, p *Payload, chosen *selectio
 		return q.cutRest(ctx, begin, ended)
 	}
 	underWay := func(ctx context.Context) *dispatch {
-		p := begin(ctx) // which may panic, by code of the caller's context
+		p := begin(ctx) // code of the caller's context may panic here
 		d.work.Resume()
 		return p
 	}
@@ -412,7 +409,7 @@ func (d *Dispatcher) runQuorum(ctx context.Context, p *Payload, chosen *selectio
 	})
 }
 
-// deliver makes one round of a queue's delivery, whatever code of its context does.
+// deliver makes one round of a queue's delivery. Code of its context may panic.
 func (d *Dispatcher) deliver(ctx context.Context, dl *Delivery, r *Round) (results []Result, left error) {
 	if dl == nil {
 		return nil, errNoDelivery
@@ -453,7 +450,8 @@ func (d *Dispatcher) makeRound(ctx context.Context, dl *Delivery, chosen *select
 	return all, left
 }
 
-// chosenFor are the targets of a delivery, found by their names if it was made again.
+// chosenFor returns the targets of a delivery. If a queue made it anew, they are found by
+// name.
 func (d *Dispatcher) chosenFor(ctx context.Context, dl *Delivery) (*selection, error) {
 	if dl.chosen != nil && dl.Chained {
 		return dl.chosen, nil
@@ -464,17 +462,17 @@ func (d *Dispatcher) chosenFor(ctx context.Context, dl *Delivery) (*selection, e
 	return d.targets.chosen(ctx, dl.Targets, dl.Chained)
 }
 
-// done tells of a submitted delivery that has ended.
+// done reports the final result of a submitted delivery.
 func (d *Dispatcher) done(ctx context.Context, r Result) {
 	d.observer.settled(ctx, final{Result: r, label: d.targets.label(r.Target), queued: true, closing: d.work.IsClosed()})
 }
 
-// tellLate tells of a delivery that was left to finish.
+// tellLate reports a delivery that ended after a quorum was reached.
 func (d *Dispatcher) tellLate(ctx context.Context, r Result) {
 	d.observer.settled(ctx, final{Result: r, label: d.targets.label(r.Target)})
 }
 
-// tellUndone tells of what a failed saga left behind, though its caller has the results.
+// tellUndone reports what a saga could not undo. The caller has these results too.
 func (d *Dispatcher) tellUndone(ctx context.Context, results Results) {
 	for _, r := range results.Sorted() {
 		if r.Outcome == CompensationFailed {

@@ -20,147 +20,155 @@ import (
 	"github.com/fanout-go/fanout/internal/redact"
 )
 
-// Target is one target API definition. It is plain data where it can be, and
-// is copied: changing it after it was given to [New] or [ToTargets] has no
-// effect.
+// Target defines one API that payloads are sent to. It is copied: changing it after it
+// was given to [New], [Dispatcher.SetTargets] or [ToTargets] has no effect.
 //
 // # Targets that depend on each other
 //
-// With After a target waits for others, and its Prepare sees their results. Fallback
-// stands in for a target that failed.
+// A target with After begins when the targets it names have succeeded. Its Prepare gets
+// their results. A target with Fallback is replaced by others if it fails.
 //
-// With Compensate the dispatch is a saga. When it has ended, each target that was
-// delivered to, or may have been, is in one of these states:
+// If a target has Compensate, the dispatch is a saga. When a saga has ended, each target
+// that was delivered to, or may have been, is in one of these states:
 //
-//   - It was meant to be, as all required targets succeeded, or the Pivot did.
-//   - It was undone, and is [Compensated].
-//   - It cannot be undone, as it has no Compensate, and its result says what it did.
-//   - It is [CompensationFailed], and told to [Config.OnDeadLetter].
+//   - It keeps its effect, because all required targets succeeded or the Pivot did.
+//   - Its effect was undone, and it is [Compensated].
+//   - It has no Compensate, so it cannot be undone. Its result says what it did.
+//   - Its compensation failed. It is [CompensationFailed], and [Config.OnDeadLetter] gets
+//     it.
 //
-// Nothing that was never sent is undone. There is no isolation: in between, others see
-// the work half done. If the process dies, or Close cuts the saga short, it stays half
-// done, unless it was submitted to a queue that goes on with it.
+// What was never sent is never undone. A saga does not isolate: while it runs, others see
+// some effects without the rest. If the process dies, or Close cuts the saga short, some
+// targets keep their effect. Only a queue that calls the saga again, such as that of
+// module durable, can then finish it.
 type Target struct {
-	// Name identifies the target in results, logs and errors, and is what its
-	// breaker, bulkhead, rate limit and retry budget are kept under. 1 to 128
-	// bytes without control characters, unique within a dispatch.
+	// Name identifies the target in results, logs and errors. Its breaker, bulkhead, rate
+	// limit and retry budget are kept under this name. It has 1 to 128 bytes of UTF-8, has
+	// no control characters, and is unique within a dispatch. Required.
 	Name string
 
-	// URL of an HTTP target, http or https, without userinfo or fragment.
-	// Exactly one of URL and Sender must be set.
+	// URL of an HTTP target. It begins with http or https, and has no userinfo and no
+	// fragment. Exactly one of URL and Sender must be set.
 	URL string
-	// Method, in upper case. Default POST. GET and HEAD send no body.
+	// Method, in upper case. Default POST. GET and HEAD send no body. CONNECT is an error.
 	Method string
-	// Header is sent with every request. Headers that belong to the connection
-	// or to this library, such as Content-Length and the idempotency key's, are
-	// refused, and so is Content-Type, which is the payload's.
+	// Header is sent with every request. Default none. It must not set headers that the
+	// connection or this library sets, such as Content-Length, X-Request-ID and the one of
+	// the idempotency key. Content-Type is set by the payload.
 	Header http.Header
-	// Auth adds credentials to every attempt. Package auth has those that are common.
-	// Default none. See [Refresher] for those that expire.
+	// Auth adds credentials to every attempt. Default none. Package auth has the common
+	// kinds. For credentials that expire, see [Refresher].
 	Auth Authenticator
-	// Sign signs every attempt, after Auth. Default none. Package webhook
-	// has one.
+	// Sign signs every attempt, after Auth. Default none. Package webhook has a signer.
 	Sign Signer
-	// Transport carries this target's requests. Default [Config.Transport]. It
-	// must not follow redirects or retry by itself.
+	// Transport sends this target's requests. Default [Config.Transport]. It must not follow
+	// redirects and must not retry. The caller owns it.
 	Transport http.RoundTripper
-	// TLS has client certificates and private CAs. It is for the dispatcher's own
-	// transport, which it then has instead of [Config.Transport], and must not be set
-	// together with Transport. Default none, and the system's CAs.
+	// TLS has client certificates and private CAs. It configures the dispatcher's own
+	// transport, which this target then uses instead of [Config.Transport]. It must not be
+	// set together with Transport. Default: no client certificate, and the system's CAs.
 	TLS *TLS
-	// Guard is for a URL that a stranger chose, such as a customer's webhook: see
-	// [PublicOnly]. It is for the dispatcher's own transport, as TLS is. Each different
-	// pair of TLS and Guard keeps a transport until Close. Default none.
+	// Guard is for a URL that you do not control, such as a customer's webhook: see
+	// [PublicOnly]. As with TLS, the target then uses the dispatcher's own transport, and
+	// Transport must not be set. Each different pair of TLS and Guard keeps a transport
+	// until Close. Default none.
 	Guard *Guard
 
-	// Sender carries the payload to a target that is not a URL.
+	// Sender delivers the payload to a target that has no URL, such as a message broker.
 	Sender Sender
 
-	// Validate looks at a payload before anything is sent to any target. An error
-	// refuses the whole dispatch, with an [*InvalidError]. It must not change the
+	// Validate checks a payload before anything is sent to any target. If it returns an
+	// error, the whole dispatch is refused with an [*InvalidError]. It must not change the
 	// payload. Default none.
 	Validate func(context.Context, *Payload) error
-	// Prepare shapes this target's request, once per delivery: its URL, Header,
-	// ContentType and Body. An error ends the delivery as [Rejected]. Default: the
-	// payload as it is.
+	// Prepare changes this target's request, once per delivery, before the first attempt. It
+	// may change URL, Header, ContentType and Body. If it returns an error, the delivery is
+	// [Rejected]. Default: the payload is sent as it is.
 	Prepare func(context.Context, *Request) error
-	// Classify judges a complete answer: nil is delivered, whatever the status;
-	// an error is the target's no, retried unless it is [Permanent]. It must not
-	// change the answer. Default: [Response.Err].
+	// Classify judges a complete answer. Nil means delivered, whatever the status is. An
+	// error means that the target denied. It is retried, with two exceptions: not if it is
+	// [Permanent], and a [*StatusError] only if [Retry.Statuses] has its status. Classify
+	// must not change the answer. Default: [Response.Err].
 	Classify func(*Response) error
 
-	// Optional keeps this target's failure out of [Results.Err].
+	// Optional keeps this target's failure out of [Results.Err]. Default: it is required.
 	Optional bool
 
-	// After names targets of the same dispatch that must have succeeded before this
-	// one begins; its Prepare finds their results in [Request.Earlier]. If one did
-	// not, this one is [Skipped]. [Policy.Timeout] counts from when it begins.
+	// After names targets of the same dispatch. This target begins when all of them have
+	// succeeded, and its Prepare gets their results in [Request.Earlier]. If one does not
+	// succeed, this target is [Skipped]. [Policy.Timeout] counts from when it begins.
 	// Default none: it begins at once.
 	After []string
 
-	// Fallback are tried one after the other if this target was not delivered to, each
-	// with its own policy and key, until one succeeds, and the outcome is [Degraded];
-	// or may have, and it is [Unknown]. Their After, Compensate, Fallback, Pivot
-	// and Optional must not be set. Not if the caller's context has ended. [Answer]
-	// is a Sender for the last one. Default none.
+	// Fallback lists targets to try if this one fails, in this order, for example a second
+	// mail provider and then an [Answer]. Each has a policy and an idempotency key of its
+	// own, and this target's Timeout limits all of them together. The first that succeeds
+	// ends the list, and the outcome is [Degraded]. One that is [Unknown] also ends it, and
+	// the outcome is Unknown. If all fail, the outcome stays as it was. None is tried after
+	// the caller's context has ended. Their After, Compensate, Fallback, Pivot and Optional
+	// must not be set. Default none.
 	Fallback []Target
-	// FallbackOn are the outcomes to fall back on: of [Failed], [Rejected] and
-	// [Unknown], which risks that both take effect. Default Failed and Rejected.
+	// FallbackOn lists the outcomes after which the fallbacks are tried. It may have
+	// [Failed], [Rejected] and [Unknown]. With Unknown, both this target and a fallback may
+	// take effect. Default Failed and Rejected.
 	FallbackOn []Outcome
-	// FallbackReserve is the part of [Policy.Timeout] that is kept for the
-	// fallbacks. Default a fifth of it; negative means none.
+	// FallbackReserve is the part of [Policy.Timeout] that is kept for the fallbacks. For
+	// example, with a Timeout of 30 s and a reserve of 10 s the target itself has 20 s. It
+	// must be less than Timeout. Default a fifth of Timeout; negative means none.
 	FallbackReserve time.Duration
 
-	// Compensate undoes what this target did, and makes the dispatch a saga: if a
-	// required target does not succeed, none that comes after another begins any
-	// more, and all that were
-	// delivered to, or may have been, are compensated, those that come after others
-	// first. It has a policy and key of its own, and outlives the caller's context;
-	// its Prepare finds the result to undo in [Request.Earlier]. Its Name is by
-	// default this target's and "-compensation"; its After, Compensate, Fallback,
-	// Pivot and Optional must not be set. It must be safe to call though the target
-	// did nothing: after [Unknown] nobody knows. Default: it cannot be undone.
+	// Compensate undoes what this target did, and makes the dispatch a saga. If a required
+	// target does not succeed, no more targets with After begin, and all targets that were
+	// delivered to, or may have been, are compensated. Those that come after others are
+	// compensated first.
+	//
+	// A compensation has a policy and an idempotency key of its own, and does not end with
+	// the caller's context. Its Prepare gets the result to undo in [Request.Earlier]. It
+	// must have no effect if the target did nothing, because after [Unknown] nobody knows
+	// what the target did. If its Name is empty, it is the target's with "-compensation"
+	// added. Its After, Compensate, Fallback, Pivot and Optional must not be set. Default:
+	// the target cannot be undone.
 	Compensate *Target
-	// Pivot marks the target after whose success the saga only goes forward: then
+	// Pivot marks the target after which the saga cannot go back. If the pivot succeeds,
 	// nothing is compensated, whatever fails. A pivot that ends in [Unknown] counts as
-	// passed unless it can be compensated itself. At most one in a dispatch.
+	// succeeded, unless it has a Compensate. A dispatch has at most one pivot.
 	Pivot bool
 
 	Policy
 }
 
-// target is a definition made ready: checked, copied, with its policy resolved
-// and its gates at hand.
+// target is a definition that was checked and copied. Its policy has all defaults filled
+// in.
 type target struct {
 	Target
 	policy     Policy
 	keySuffix  string
 	shown      otel.Target // in spans and metrics
-	conflicts  bool        // a 409 is retried, as a key makes sense of it
+	conflicts  bool        // a 409 is retried: with a key it means that an earlier attempt is in progress
 	endpoint   *endpoint   // nil for a Sender
 	fallbacks  *fallbacks
 	compensate *target
-	gates      *gates // nil if it is not configured: kept by name then
-	found      bool   // by [Config.Lookup], and so again
+	gates      *gates // nil if the target is not configured: then they are found by its name
+	found      bool   // by [Config.Lookup], which can find it again
 }
 
-// fallbacks is what a target does instead, made ready.
+// fallbacks holds the built [Target.Fallback] of a target.
 type fallbacks struct {
 	targets []*target
 	on      []Outcome
-	timeout time.Duration // of the whole delivery; what the target itself has is less
+	timeout time.Duration // of the whole delivery; the target itself has less, by its reserve
 }
 
-// builder makes definitions ready. It has what all targets of a dispatcher share.
+// builder turns definitions into targets. It has what all targets of a dispatcher share.
 type builder struct {
 	defaults   Policy
-	transport  http.RoundTripper // of targets that bring none of their own
+	transport  http.RoundTripper // of targets that have no Transport of their own
 	transports *transports
 	inject     func(context.Context, http.Header) // writes the trace context
 	lifetime   context.Context                    // the dispatcher's: ends when it is closed
 }
 
-// build checks a definition and makes it ready, all but its gates.
+// build checks a definition and makes a target of it, without gates.
 func (b *builder) build(def Target, position int) (*target, error) {
 	t, err := b.buildUnnamed(def)
 	if err != nil && def.Name == "" {
@@ -188,7 +196,7 @@ func (b *builder) buildUnnamed(def Target) (*target, error) {
 	return t, nil
 }
 
-// clone copies what a definition shares with its owner.
+// clone copies the slices, maps and targets that a definition points to.
 func (def Target) clone() Target {
 	def.Header = def.Header.Clone()
 	def.After, def.FallbackOn = slices.Clone(def.After), slices.Clone(def.FallbackOn)
@@ -203,7 +211,7 @@ func (def Target) clone() Target {
 	return def
 }
 
-// buildOthers makes ready what stands in for the target or undoes it.
+// buildOthers builds the target's fallbacks and its compensation.
 func (b *builder) buildOthers(t *target) error {
 	var fallbacks []*target
 	var errs []error
@@ -233,7 +241,7 @@ func (b *builder) buildOther(def Target, field string) (*target, error) {
 	return t, mapInvalid(err, func(e *InvalidError) { e.Field = field + e.Field })
 }
 
-// others are the targets that stand in for this one or undo it.
+// others returns the target's fallbacks and its compensation.
 func (t *target) others() []*target {
 	var others []*target
 	if t.fallbacks != nil {
@@ -252,7 +260,8 @@ func (def *Target) check() error {
 	return def.checkWay()
 }
 
-// checkWay finds out whether there is one way to the target.
+// checkWay checks that exactly one of URL and Sender is set, and that the other fields
+// fit.
 func (def *Target) checkWay() error {
 	switch {
 	case def.URL == "" && def.Sender == nil:
@@ -269,7 +278,7 @@ func (def *Target) checkWay() error {
 	return nil
 }
 
-// areSet returns those of the fields that are set.
+// areSet returns the names of those fields that are not zero.
 func (def *Target) areSet(fields ...string) []string {
 	of := reflect.ValueOf(*def)
 	return slices.DeleteFunc(fields, func(field string) bool { return of.FieldByName(field).IsZero() })
@@ -289,7 +298,7 @@ func checkName(name string) error {
 	return nil
 }
 
-// keyed reports whether the target is told the idempotency key.
+// keyed reports whether the target gets an idempotency key.
 func (t *target) keyed() bool { return !t.policy.Idempotency.off() }
 
 // repeatable reports whether a request that may have arrived can be sent again.
@@ -306,8 +315,9 @@ func (t *target) refreshable() bool {
 	return ok
 }
 
-// keyFor is the idempotency key of a delivery: made of the payload's, and the same as the
-// delivery's ID if that is made of the same.
+// keyFor returns the idempotency key of a delivery, which is made from the payload's Key.
+// If Key and ID are equal, the result equals deliveryID, which is returned to save
+// memory.
 func (t *target) keyFor(p *Payload, deliveryID string) string {
 	switch {
 	case !t.keyed():
@@ -318,7 +328,7 @@ func (t *target) keyFor(p *Payload, deliveryID string) string {
 	return p.Key + t.keySuffix
 }
 
-// request is the payload as the target gets it unless its Prepare says otherwise.
+// request returns the target's request as it is before Prepare changes it.
 func (t *target) request(p *Payload, key string) Request {
 	r := Request{Target: t.Name, Key: key, Payload: p, Header: p.Header, ContentType: p.ContentType, Body: p.Body}
 	if t.endpoint != nil {
@@ -327,7 +337,8 @@ func (t *target) request(p *Payload, key string) Request {
 	return r
 }
 
-// build readies an attempt: what can fail before anything is sent does so here.
+// build makes the attempt's request. Any error that can happen before sending happens
+// here.
 func (t *target) build(ctx context.Context, x *exchange, r *Request) error {
 	if t.endpoint != nil {
 		return t.endpoint.build(ctx, x, r)
@@ -375,7 +386,7 @@ func (t *target) checkPrepared(given, r *Request) error {
 	return nil
 }
 
-// fieldText is an InvalidError without its prefix.
+// fieldText returns the text of an InvalidError without its prefix.
 func fieldText(err error) string {
 	var e *InvalidError
 	if errors.As(err, &e) {
@@ -384,7 +395,7 @@ func fieldText(err error) string {
 	return err.Error()
 }
 
-// withOthers adds those that stand in for targets or undo them.
+// withOthers yields each target, followed by its fallbacks and its compensation.
 func withOthers(targets []*target) iter.Seq[*target] {
 	return func(yield func(*target) bool) {
 		for _, t := range targets {
