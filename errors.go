@@ -21,88 +21,88 @@ import (
 	"github.com/fanout-go/fanout/internal/redact"
 )
 
-// Why a delivery ended without success. Every [TargetError] wraps one of
-// these or, when the caller's context or the total timeout ended it, the
-// context's error.
+// Why a delivery ended without success. Every [TargetError] wraps one of these, or the
+// error of the caller's context.
 var (
 	// ErrAttemptsExhausted: the last of [Retry.MaxAttempts] failed.
 	ErrAttemptsExhausted = errors.New("given up")
 	// ErrRetryBudget: the target's [Retry.Budget] is spent, so the target is
 	// failing far more often than it succeeds.
 	ErrRetryBudget = errors.New("retry budget exhausted")
-	// ErrNotRetried: the last failure is one that a retry cannot mend.
+	// ErrNotRetried: a retry would not help against the last failure.
 	ErrNotRetried = errors.New("not retried")
-	// ErrNotIdempotent: the request may have reached the target, its method is
-	// not idempotent (RFC 9110, section 9.2.2) and it carries no idempotency key.
+	// ErrNotIdempotent: a retry could take effect twice. The request may have reached the
+	// target, its method is not idempotent (RFC 9110, section 9.2.2), and it has no
+	// idempotency key.
 	ErrNotIdempotent = errors.New("not retried, neither idempotent nor keyed")
-	// ErrNoTimeLeft: the next attempt would have started after the deadline.
-	// A Retry-After that was too long is in [StatusError.RetryAfter].
+	// ErrNoTimeLeft: the next attempt would have started after the deadline. If the target
+	// asked for a long pause, [StatusError.RetryAfter] has it.
 	ErrNoTimeLeft = errors.New("no time left to retry")
 
 	// ErrTimeout: [Policy.Timeout] ended the delivery. It matches
 	// [context.DeadlineExceeded].
 	ErrTimeout error = timeoutError("timeout")
 
-	// ErrBreakerOpen: the target's circuit breaker is open, or half-open with
-	// all its probes under way. Nothing was sent.
+	// ErrBreakerOpen: the target's circuit breaker is open, or it is half-open and all its
+	// probes are running. The attempt was not sent.
 	ErrBreakerOpen = errors.New("circuit breaker open")
-	// ErrBulkheadFull: [Bulkhead.MaxConcurrent] attempts are under way and the
-	// queue behind them is full or did not move within [Bulkhead.MaxWait].
+	// ErrBulkheadFull: [Bulkhead.MaxConcurrent] attempts are running, and no place was free
+	// within [Bulkhead.MaxWait], or too many attempts wait already. The attempt was not
+	// sent.
 	ErrBulkheadFull = errors.New("bulkhead full")
-	// ErrRateLimited: the target's [RateLimit] allows no attempt within
-	// [RateLimit.MaxWait] or the time that is left.
+	// ErrRateLimited: the target's [RateLimit] allows no attempt within [RateLimit.MaxWait]
+	// or the time that is left. The attempt was not sent.
 	ErrRateLimited = errors.New("rate limited")
 	// ErrFull: the queue has no room for what was submitted.
 	ErrFull = errors.New("queue full")
-	// ErrClosed: the [Dispatcher] was closed before the dispatch began or, if it
-	// was submitted, before it ended: the outcome tells whether anything was sent.
+	// ErrClosed: the [Dispatcher] was closed before the dispatch began or, if it was
+	// submitted, before it ended. The outcome says whether anything was sent.
 	ErrClosed = errors.New("dispatcher closed")
-	// ErrPrepare: the target's [Target.Prepare] failed, or made a request that cannot be
-	// sent. Nothing was sent.
+	// ErrPrepare: [Target.Prepare] failed, or made a request that cannot be sent. Nothing
+	// was sent.
 	ErrPrepare = errors.New("prepare failed")
 	// ErrUnknownTarget: no target of this name is configured, and there is no
-	// [Config.Lookup]. Another process may know it.
+	// [Config.Lookup]. Another process may have such a target.
 	ErrUnknownTarget = errors.New("no target of this name is configured")
-	// ErrTargetGone is what a [Config.Lookup] returns if there is no target of this name,
-	// or not any more.
+	// ErrTargetGone: [Config.Lookup] returns it if no target of this name exists any more.
 	ErrTargetGone = errors.New("there is no target of this name")
-	// ErrLookup: [Config.Lookup] failed, as its database is down, or found a definition
-	// that cannot be used. It says nothing about the payload.
+	// ErrLookup: [Config.Lookup] failed, for example because its database is down, or it
+	// returned a definition that cannot be used. The payload is not at fault.
 	ErrLookup = errors.New("look-up failed")
-	// ErrAuth: the target's [Authenticator] or [Signer] failed. Nothing was sent.
+	// ErrAuth: the target's [Authenticator] or [Signer] failed. The attempt was not sent.
 	ErrAuth = errors.New("authentication failed")
-	// ErrNotNeeded: by [Quorum], others had succeeded. It may have been sent: the
-	// outcome tells.
+	// ErrNotNeeded: a [Quorum] was reached without this target. The outcome says whether
+	// anything was sent.
 	ErrNotNeeded = errors.New("not needed any more")
-	// ErrUnderWay: by [QuorumLeaveRest], others had succeeded, and this goes on.
+	// ErrUnderWay: a [QuorumLeaveRest] was reached without this target, which goes on.
 	ErrUnderWay = errors.New("still under way")
-	// ErrSkipped: a target that this one comes after did not succeed, or the saga
-	// had failed. Nothing was sent.
+	// ErrSkipped: a target in [Target.After] did not succeed, or the saga had failed.
+	// Nothing was sent.
 	ErrSkipped = errors.New("skipped")
 	// ErrCompensated: what the target did was undone, because the saga failed.
 	ErrCompensated = errors.New("compensated")
-	// ErrCompensationFailed: what the target did, or may have done, was to be undone,
-	// and was not, or nobody knows.
+	// ErrCompensationFailed: the saga failed, and it is not certain that what the target did
+	// was undone.
 	ErrCompensationFailed = errors.New("compensation failed")
 	// ErrInvalid: the configuration, a target or the payload cannot be used.
 	// The [InvalidError] says which field.
 	ErrInvalid = errors.New("invalid")
 )
 
-// What can be wrong with a dispatch though its configuration and the code that calls it
-// are right. An [InvalidError] wraps one of these, so that whoever takes payloads from
-// others can tell whose fault it is:
+// What can be wrong with the input of a dispatch. An [InvalidError] wraps one of these if
+// neither the configuration nor the calling code is at fault. A server that takes
+// payloads from others can choose its answer by them:
 //
 //	switch {
-//	case errors.Is(err, fanout.ErrPayloadTooLarge): // 413: the sender's
-//	case errors.Is(err, fanout.ErrNoTargets): // 503: the operator's
+//	case errors.Is(err, fanout.ErrPayloadTooLarge): // 413: the sender's fault
+//	case errors.Is(err, fanout.ErrNoTargets): // 503: the operator's fault
 //	}
 var (
-	// ErrPayloadTooLarge: the payload, as it is sent, has more than
-	// [Config.MaxPayloadBytes], or more than the queue takes.
+	// ErrPayloadTooLarge: the encoded payload is longer than [Config.MaxPayloadBytes], or
+	// than the queue allows.
 	ErrPayloadTooLarge = errors.New("too large")
-	// ErrPayloadRefused: [Config.Validate] or [Target.Validate] returned an error,
-	// which is wrapped too, or panicked.
+	// ErrPayloadRefused: [Config.Validate] or [Target.Validate] panicked or returned an
+	// error, which is wrapped too.
 	ErrPayloadRefused = errors.New("refused")
 	// ErrIdempotencyKey: [Payload.Key] cannot be sent in a header.
 	ErrIdempotencyKey = errors.New("must be 1 to 128 visible ASCII characters")
@@ -112,16 +112,16 @@ var (
 
 // What went wrong in one attempt.
 var (
-	// ErrAttemptTimeout: no complete answer within [Policy.AttemptTimeout]. It
+	// ErrAttemptTimeout: there was no complete answer within [Policy.AttemptTimeout]. It
 	// matches [context.DeadlineExceeded].
 	ErrAttemptTimeout error = timeoutError("attempt timeout")
-	// ErrAddressBlocked: the target's [Guard] blocked the address. Nothing was sent.
+	// ErrAddressBlocked: the target's [Guard] blocked the address. The attempt was not sent.
 	ErrAddressBlocked = errors.New("address blocked")
-	// ErrCertificateRefused: the target did not take our client certificate, or wants
-	// one, and says so by a TLS alert. Under TLS 1.3 it does so when the request is out,
-	// which it then does not read. See [TLS].
+	// ErrCertificateRefused: the target denied our client certificate, or requires one, and
+	// said so by a TLS alert. Under TLS 1.3 the alert comes after the request was sent, but
+	// the target has not read the request then. See [TLS].
 	ErrCertificateRefused = errors.New("client certificate refused")
-	// ErrResponseTooLarge: the answer, decompressed, exceeds
+	// ErrResponseTooLarge: the answer's body, decompressed, is longer than
 	// [Policy.MaxResponseBytes].
 	ErrResponseTooLarge = errors.New("response too large")
 	// ErrGoexit: user code ended its goroutine with runtime.Goexit, as
@@ -129,18 +129,18 @@ var (
 	ErrGoexit = errors.New("user code called runtime.Goexit")
 )
 
-// timeoutError is the end of a time limit of ours.
+// timeoutError is a time limit of this package that has passed.
 type timeoutError string
 
 func (e timeoutError) Error() string { return string(e) }
 func (timeoutError) Timeout() bool   { return true }
 func (timeoutError) Unwrap() error   { return context.DeadlineExceeded }
 
-// InvalidError reports input that was refused before anything was sent.
-// It matches [ErrInvalid].
+// InvalidError reports input that was refused before anything was sent. It matches
+// [ErrInvalid].
 type InvalidError struct {
-	Where  string // file, line and column, if it stands in a file
-	Target string // empty if the fault is not in a target
+	Where  string // file, line and column, if the field is in a file
+	Target string // empty if the error is not about a target
 	Field  string // path of the field, such as "Retry.MaxAttempts"
 	Err    error
 }
@@ -163,12 +163,12 @@ func (e *InvalidError) Error() string {
 // Unwrap returns [ErrInvalid] and the cause.
 func (e *InvalidError) Unwrap() []error { return []error{ErrInvalid, e.Err} }
 
-// RefusedError reports a dispatch that was not begun: nothing was sent, and nothing was
-// queued. It wraps the cause: one or several [*InvalidError], [ErrClosed], [ErrFull],
-// [ErrLookup], or what a queue could not do.
+// RefusedError reports a dispatch that did not begin: nothing was sent or queued. It
+// wraps the cause: one or several [*InvalidError], [ErrClosed], [ErrFull], [ErrLookup],
+// or a queue's error.
 type RefusedError struct{ Err error }
 
-// Error is the cause's.
+// Error returns the cause's text.
 func (e *RefusedError) Error() string {
 	if text := e.Err.Error(); strings.HasPrefix(text, "fanout: ") {
 		return text
@@ -182,8 +182,8 @@ func (e *RefusedError) Unwrap() error { return e.Err }
 // StatusError is an HTTP answer that is not a success. It never holds the body.
 type StatusError struct {
 	StatusCode int
-	// RetryAfter is how long the target asked to be left alone
-	// (RFC 9110, section 10.2.3); zero if it did not say.
+	// RetryAfter is the pause that the target asked for (RFC 9110, section 10.2.3); zero if
+	// it asked for none.
 	RetryAfter time.Duration
 }
 
@@ -195,7 +195,7 @@ func (e *StatusError) Error() string {
 	return s
 }
 
-// PanicError is a panic in user code: a [Sender], a hook, a transport or a
+// PanicError is a panic in user code, such as a [Sender], a hook, a transport or a
 // payload's MarshalJSON.
 type PanicError struct {
 	Value any
@@ -208,7 +208,7 @@ func newPanicError(value any) *PanicError {
 	return &PanicError{Value: value, Stack: debug.Stack(), Where: panics.Site()}
 }
 
-// Error gives the panic's value and place; the whole stack is in Stack.
+// Error returns the panic's value and place. The whole stack is in Stack.
 func (e *PanicError) Error() string {
 	value := e.Value
 	if err, ok := value.(error); ok {
@@ -223,12 +223,12 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
-// errorIn names the target in every InvalidError that err holds.
+// errorIn sets the target's name in every InvalidError in err.
 func errorIn(name string, err error) error {
 	return mapInvalid(err, func(e *InvalidError) { e.Target = name })
 }
 
-// mapInvalid returns err with change made to copies of all its InvalidErrors.
+// mapInvalid returns err with change applied to copies of all its InvalidErrors.
 func mapInvalid(err error, change func(*InvalidError)) error {
 	switch e := err.(type) { //nolint:errorlint // the tree is rebuilt, node by node
 	case *InvalidError:
@@ -245,7 +245,7 @@ func mapInvalid(err error, change func(*InvalidError)) error {
 	return err
 }
 
-// join is errors.Join, but leaves a single error as it is.
+// join is errors.Join, but returns a single error as it is.
 func join(errs ...error) error {
 	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 	if len(errs) == 1 {
@@ -266,7 +266,7 @@ func notNegative[T int | float64 | time.Duration](field string, v T) error {
 	return nil
 }
 
-// longestDuration bounds what is not negative, so that sums do not overflow.
+// longestDuration is the longest valid duration. With it, sums do not overflow.
 const longestDuration = 365 * 24 * time.Hour
 
 func notTooLong(field string, d time.Duration) error {
@@ -283,8 +283,8 @@ func finite(field string, v float64) error {
 	return nil
 }
 
-// lone finds an error that is not one of several: in the joined errors of a
-// dispatch, what is true of one target is not true of all.
+// lone finds an error of type T in err and what it wraps, but not in joined errors: what
+// is true of one target of a dispatch is not true of all.
 func lone[T error](err error) (found T, ok bool) {
 	for err != nil {
 		if found, ok = err.(T); ok { //nolint:errorlint // it walks itself
@@ -299,8 +299,9 @@ func lone[T error](err error) (found T, ok bool) {
 	return found, false
 }
 
-// foreign keeps an error of user code from being taken for one of this dispatch: user code
-// may use a dispatcher of its own, whose errors say how far that one got.
+// foreign hides from errors.Is and errors.As how far another dispatch got. For example,
+// if a Sender returns a [*RefusedError] of its own dispatcher, our dispatch must not look
+// refused.
 func foreign(err error) error {
 	if err == nil || (!errors.Is(err, ErrInvalid) && !has[progress](err)) {
 		return err
@@ -321,19 +322,20 @@ type foreignError struct{ err error }
 
 func (e *foreignError) Error() string { return e.err.Error() }
 
-// Is finds all but ErrInvalid.
+// Is finds every error except ErrInvalid.
 func (e *foreignError) Is(target error) bool {
 	return target != ErrInvalid && errors.Is(e.err, target)
 }
 
-// As finds all but what says how far a dispatch got.
+// As finds every type except those that say how far a dispatch got.
 func (e *foreignError) As(target any) bool {
 	wanted := reflect.TypeOf(target).Elem()
 	return !wanted.Implements(reflect.TypeFor[progress]()) && errors.As(e.err, target)
 }
 
-// ours finds what an error of this dispatch is. Of errors that are joined, the first says
-// what it is; the others, which say why, may be those of another dispatcher.
+// ours reports whether target is what happened in this dispatch. Of joined errors it
+// follows only the first, which says what happened. The others say why, and may come from
+// another dispatcher.
 func ours(err, target error) bool {
 	for err != nil {
 		if err == target { //nolint:errorlint // step by step
@@ -366,8 +368,8 @@ func has[T error](err error) bool {
 	return errors.As(err, &found)
 }
 
-// endOf says why a delivery's context ended: [ErrTimeout], or the caller's own
-// doing, with its cause if it gave one.
+// endOf returns why a delivery's context ended: [ErrTimeout], or the error of the
+// caller's context with its cause.
 func endOf(ctx context.Context) error {
 	err, cause := ctx.Err(), context.Cause(ctx)
 	switch {
@@ -378,9 +380,9 @@ func endOf(ctx context.Context) error {
 	}
 }
 
-// Class is a short name for what went wrong. It is used in metrics, in logs, and as
-// OpenTelemetry's error.type. It is one of the constants or an HTTP status such as "503",
-// so that a target cannot invent classes. It is empty if there is no error.
+// Class is a short name for an error, for metrics, logs, and OpenTelemetry's error.type.
+// It is one of the constants, or an HTTP status such as "503". So targets cannot add new
+// classes. It is empty if there is no error.
 type Class string
 
 // The classes of errors. In addition, every HTTP status is a class.
@@ -409,21 +411,21 @@ const (
 	ClassSkipped          Class = "skipped"
 	ClassCompensated      Class = "compensated"
 	ClassNotNeeded        Class = "not_needed" // a quorum was reached without it
-	ClassUnderWay         Class = "under_way"  // a quorum was reached, and it goes on
+	ClassUnderWay         Class = "under_way"  // a quorum was reached without it, and it goes on
 	ClassSeveral          Class = "several"    // targets failed for different reasons
 	ClassOther            Class = "_OTHER"
 )
 
-// ClassOf returns the class of an error. For a [*TargetError] it is the class of what the
-// last attempt met, if there was one. For a [*DispatchError] it is the class that all its
+// ClassOf returns the class of an error. For a [*TargetError] it is the class of the last
+// attempt's error, if there was one. For a [*DispatchError] it is the class that all its
 // failures share, or [ClassSeveral]. An error of another package can name its class by a
-// method ErrorClass() Class. For example, the errors that a durable queue has stored and
-// read again do that.
+// method ErrorClass() Class, as the errors do that a durable queue reads from its
+// database.
 func ClassOf(err error) (class Class) {
 	if err == nil {
 		return ""
 	}
-	defer func() { // such as a nil pointer in an error that is not nil
+	defer func() { // for example, an error may be a nil pointer
 		if recover() != nil {
 			class = ClassOther
 		}
@@ -432,7 +434,7 @@ func ClassOf(err error) (class Class) {
 		return known.ErrorClass()
 	}
 	if status, ok := lone[*StatusError](err); ok {
-		if status.StatusCode < 100 || status.StatusCode > 599 { // a hostile target invents no classes
+		if status.StatusCode < 100 || status.StatusCode > 599 { // so that a hostile target cannot add classes
 			return ClassOther
 		}
 		return Class(strconv.Itoa(status.StatusCode))
@@ -445,7 +447,7 @@ func ClassOf(err error) (class Class) {
 	return ClassOther
 }
 
-// classified is an error that names its class itself, such as a [*TargetError].
+// classified is an error that names its own class, such as a [*TargetError].
 type classified interface {
 	error
 	ErrorClass() Class
@@ -456,7 +458,7 @@ var errorClasses = []struct {
 	class   Class
 	matches func(error) bool
 }{
-	{ClassAuth, isOurs(ErrAuth)}, // what user code met comes after what called it
+	{ClassAuth, isOurs(ErrAuth)}, // which function failed is more specific than how
 	{ClassPrepare, isOurs(ErrPrepare)},
 	{ClassLookup, isOurs(ErrLookup)},
 	{ClassPanic, has[*PanicError]},

@@ -14,40 +14,40 @@ import (
 	"github.com/fanout-go/fanout/internal/retryafter"
 )
 
-// Outcome is what became of one target in a dispatch. The zero value is no outcome.
-// In JSON it is its name, such as "delivered".
+// Outcome says how the delivery to one target ended. The zero value means that there is
+// no result. In JSON it is its name, such as "delivered".
 type Outcome uint8
 
 const (
 	// Delivered means that the target accepted the payload.
 	Delivered Outcome = iota + 1
-	// Failed means that the target said no, or was never reached.
+	// Failed means that the target denied, or was never reached.
 	Failed
-	// Unknown means that at least one attempt was sent and not answered, and none
-	// succeeded, so it may have taken effect. For a payment the difference
-	// between Failed and Unknown is money.
+	// Unknown means that the payload may have taken effect: at least one attempt was sent
+	// and not answered, and none succeeded. For example, after an Unknown payment, find out
+	// whether it was made before you pay again.
 	Unknown
-	// Rejected means that nothing was sent, because of bad input, an open circuit, a full
-	// bulkhead, a rate limit, a closed dispatcher or a context that had ended.
+	// Rejected means that nothing was sent, for example because of an open breaker, a full
+	// bulkhead, a rate limit, bad input, a closed dispatcher or a context that had ended.
 	Rejected
-	// Degraded means that the target was not delivered to, but one of its
-	// [Target.Fallback] was. It is a success: [Results.Err] leaves it out.
+	// Degraded means that the target failed, but one of its [Target.Fallback] succeeded. It
+	// counts as a success: [Results.Err] leaves it out.
 	Degraded
-	// Skipped means that nothing was sent, because a target that this one comes
-	// after did not succeed, or the saga had failed.
+	// Skipped means that nothing was sent, because a target in [Target.After] did not
+	// succeed, or the saga had failed.
 	Skipped
-	// Compensated means that the saga failed, and what this target did, or may have
+	// Compensated means that the saga failed, and that what this target did, or may have
 	// done, was undone.
 	Compensated
-	// CompensationFailed means that it was to be undone, and was not, or nobody
-	// knows: somebody has to look at it.
+	// CompensationFailed means that the saga failed, and that it is not certain that what
+	// this target did was undone. A person has to look at it.
 	CompensationFailed
 )
 
 var outcomeNames = [...]string{Delivered: "delivered", Failed: "failed", Unknown: "unknown", Rejected: "rejected",
 	Degraded: "degraded", Skipped: "skipped", Compensated: "compensated", CompensationFailed: "compensation_failed"}
 
-// succeeded reports whether what comes after it may begin.
+// succeeded reports whether the targets that come after this one may begin.
 func (o Outcome) succeeded() bool { return o == Delivered || o == Degraded }
 
 // String returns the outcome in lower case.
@@ -61,7 +61,7 @@ func (o Outcome) String() string {
 	return outcomeNames[o]
 }
 
-// MarshalText writes the name. No outcome has none, and is an error.
+// MarshalText writes the name. It returns an error for the zero value.
 func (o Outcome) MarshalText() ([]byte, error) {
 	if o == 0 || int(o) >= len(outcomeNames) {
 		return nil, fmt.Errorf("fanout: Outcome(%d) is no outcome", uint8(o))
@@ -79,15 +79,15 @@ func (o *Outcome) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// AttemptKind says what an attempt was made for. The zero value is an ordinary
-// attempt. In JSON it is its name, such as "hedge".
+// AttemptKind says why an attempt was made. The zero value is an ordinary attempt: the
+// first one or a retry. In JSON it is its name, such as "hedge".
 type AttemptKind uint8
 
-// What attempts are made for, if they are not ordinary.
+// The kinds of attempts besides the zero one.
 const (
-	HedgeAttempt        AttemptKind = iota + 1 // beside one that was slow
-	FallbackAttempt                            // instead, see [Target.Fallback]
-	CompensationAttempt                        // to undo, see [Target.Compensate]
+	HedgeAttempt        AttemptKind = iota + 1 // at the same time as a slow one, see [Hedge]
+	FallbackAttempt                            // to a [Target.Fallback]
+	CompensationAttempt                        // to a [Target.Compensate]
 )
 
 var kindNames = [...]string{"", "hedge", "fallback", "compensation"}
@@ -113,39 +113,41 @@ func (k *AttemptKind) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Results holds one entry for every target of a dispatch, by target name. A name that
-// has no entry, such as a misspelt one, gives the zero [Result], whose Err is not nil.
+// Results holds one entry for every target of a dispatch, by target name. For any other
+// name, such as a misspelt one, it gives the zero [Result], whose Err is not nil.
 type Results map[string]Result
 
-// Result is what became of one target.
+// Result says how the delivery to one target ended.
 type Result struct {
 	Target  string
 	Outcome Outcome
-	// Optional is copied from the [Target]: its failure is not in [Results.Err].
+	// Optional is copied from the [Target]. If it is set, [Results.Err] leaves this result
+	// out.
 	Optional bool
 	position int32 // in definition order; an int would make a result larger than maps keep in place
 
-	// Payload is what was dispatched, filled in. Given to Dispatch or Submit again, with
-	// [To], it repeats the delivery with the same keys. It must not be changed.
+	// Payload is what was dispatched, with its ID and all defaults filled in. To repeat the
+	// delivery with the same keys, dispatch it again with [To]. It must not be changed.
 	Payload *Payload
-	// Key is the idempotency key that the target got; empty if it takes none.
+	// Key is the idempotency key that the target got. It is empty if the target takes none.
 	Key string
-	// Response is the last answer seen, nil if there was none. Its body is nil
-	// if it could not be read whole.
+	// Response is the last answer, or nil if there was none. Its body is nil if it could not
+	// be read whole.
 	Response *Response
-	// Attempts are all tries on the wire, the first one first, those of fallbacks
-	// and of the compensation included.
+	// Attempts lists all attempts that were sent, the first one first. Those to fallbacks
+	// and to the compensation are included.
 	Attempts []Attempt
-	// Duration is the whole delivery's, waits included.
+	// Duration is that of the whole delivery, with its waits and fallbacks, but without its
+	// compensation.
 	Duration time.Duration
 
 	err error // see Err
 }
 
-// Err is nil if Outcome is [Delivered], and never nil otherwise. In results that a
-// dispatcher made it is a [*TargetError]; if Outcome is [Degraded], it says why the
-// fallback was needed. A result that was read from JSON has the error's text and
-// [Class]. That of the zero Result says that there is no such target.
+// Err is nil if Outcome is [Delivered], and not nil otherwise. A dispatcher makes it a
+// [*TargetError]. If Outcome is [Degraded], it says why the fallback was needed. A result
+// that was read from JSON has only the error's text and [Class]. The Err of the zero
+// Result says that there is no such target.
 func (r Result) Err() error {
 	switch {
 	case r.err != nil || r.Outcome == Delivered:
@@ -156,7 +158,8 @@ func (r Result) Err() error {
 	return &TargetError{Target: r.Target, Outcome: r.Outcome, Attempts: len(r.Attempts), Reason: ErrNotRetried}
 }
 
-// WithErr is the result with that error, for tests of what looks at results.
+// WithErr returns a copy of r with that error. It is for tests of code that reads
+// results.
 func (r Result) WithErr(err error) Result {
 	r.err = err
 	return r
@@ -164,9 +167,9 @@ func (r Result) WithErr(err error) Result {
 
 var errNoResult = errors.New("fanout: no such target in the results")
 
-// IsDeadLetter reports whether, of a submitted delivery, it is told to
-// [Config.OnDeadLetter]: the delivery failed for good. What was compensated because
-// another target failed did not.
+// IsDeadLetter reports whether a submitted delivery with this result failed for good, so
+// that [Config.OnDeadLetter] gets it. A target that succeeded and was compensated,
+// because another one failed, is no dead letter.
 func (r Result) IsDeadLetter() bool {
 	if r.Outcome == Compensated {
 		return r.targetError().Err != nil
@@ -174,17 +177,17 @@ func (r Result) IsDeadLetter() bool {
 	return !r.Outcome.succeeded()
 }
 
-// Attempt is one try on the wire.
+// Attempt is one attempt that was sent.
 type Attempt struct {
 	RequestID  string        // sent as X-Request-ID
-	Start      time.Time     // when it left the gates
-	Duration   time.Duration // from Start to the answer's last byte
-	StatusCode int           // zero if no answer was seen
+	Start      time.Time     // when it had passed the gates, such as the rate limit
+	Duration   time.Duration // from Start until the answer was read and judged
+	StatusCode int           // zero if there was no answer, or a [Sender] gave none
 	Err        error         // nil if the attempt delivered
 	Kind       AttemptKind
 
 	reach   reach // how far it got
-	renewed bool  // its answer had us renew the credentials
+	renewed bool  // after its answer the credentials are renewed
 }
 
 // reach is how far an attempt got.
@@ -193,11 +196,11 @@ type reach uint8
 const (
 	unanswered reach = iota // it may have taken effect
 	notSent                 // nothing can have reached the target
-	refused                 // the target said no
+	refused                 // the target denied
 	delivered
 )
 
-// Response is a target's answer, read whole and closed.
+// Response is a target's answer. Its body was read and closed.
 type Response struct {
 	StatusCode int         `json:"status,omitempty"` // zero from a [Sender] that has none
 	Header     http.Header `json:"header,omitempty"` // nil from a [Sender] that has none
@@ -206,8 +209,9 @@ type Response struct {
 	incomplete bool // the body could not be read whole
 }
 
-// Err is nil for a success (2xx, or no status at all) and a [*StatusError] for
-// any other. A [Target.Classify] calls it for what it does not decide itself.
+// Err returns nil for a success: a status of 2xx, or zero. For any other status it
+// returns a [*StatusError]. A [Target.Classify] can call it for answers that it does not
+// judge itself.
 func (r *Response) Err() error {
 	if r.StatusCode == 0 || r.StatusCode/100 == 2 {
 		return nil
@@ -215,8 +219,8 @@ func (r *Response) Err() error {
 	return &StatusError{StatusCode: r.StatusCode, RetryAfter: retryafter.Parse(r.Header.Get("Retry-After"), time.Now())}
 }
 
-// Err joins the failures of the required targets, in definition order, as a
-// [*DispatchError]; it is nil if there are none.
+// Err returns nil if all required targets were [Delivered] or [Degraded]. Otherwise it
+// returns a [*DispatchError] with the others, in definition order.
 func (r Results) Err() error {
 	var failed []Result
 	for _, res := range r {
@@ -265,7 +269,7 @@ func (r *Result) targetError() *TargetError {
 	return &TargetError{Target: r.Target, Outcome: r.Outcome, Reason: err}
 }
 
-// unmade is the result of a delivery of which nothing more is known.
+// unmade returns a result without attempts.
 func unmade(p *Payload, target string, outcome Outcome, reason error) Result {
 	r := Result{Target: target, Outcome: outcome, Payload: p}
 	if outcome != Delivered {
@@ -283,11 +287,12 @@ func orNotMade(reason error) error {
 
 var errNotMade = errors.New("not made")
 
-// Decode reads the JSON answer of a target, or of the fallback that stood in for it, into a T:
+// Decode reads a target's JSON answer, or its fallback's, into a T:
 //
 //	contact, err := fanout.Decode[Contact](results["crm"])
 //
-// If the outcome is neither [Delivered] nor [Degraded], the error is the result's own.
+// If the outcome is neither [Delivered] nor [Degraded], it returns the result's own
+// error. An answer that is empty, or no JSON for a T, is an error too.
 func Decode[T any](r Result) (T, error) {
 	var v T
 	switch {
@@ -299,29 +304,29 @@ func Decode[T any](r Result) (T, error) {
 	err := json.Unmarshal(r.Response.Body, &v)
 	var wrongType *json.UnmarshalTypeError
 	switch {
-	case errors.As(err, &wrongType): // whose text has the value
+	case errors.As(err, &wrongType): // its text quotes the value, which may be secret
 		return v, fmt.Errorf("fanout: %s: answer is not the JSON expected: field %q cannot be a %v", r.Target, wrongType.Field, wrongType.Type)
 	case has[*json.SyntaxError](err):
 		return v, fmt.Errorf("fanout: %s: answer is not the JSON expected: %w", r.Target, err)
-	case err != nil: // of a type that reads itself, and may quote the value
+	case err != nil: // from an UnmarshalJSON, whose text may quote the value
 		return v, redact.As(fmt.Sprintf("fanout: %s: answer is not the JSON expected: a %T cannot be read from it", r.Target, v), err)
 	}
 	return v, nil
 }
 
-// TargetError says why one target was not delivered to.
+// TargetError says why the delivery to one target did not succeed.
 type TargetError struct {
 	Target   string
 	Outcome  Outcome
-	Attempts int   // attempts made
+	Attempts int   // attempts that were sent
 	Reason   error // why no further attempt was made; never nil
-	Err      error // what the last attempt met; nil if there was none
-	Fallback error // why the last fallback failed too; nil if there was none, or it did not
+	Err      error // the last attempt's error; nil if there was none
+	Fallback error // the last fallback's error; nil if none was tried, or it succeeded
 
-	text string // what Error says, of an error that was read from JSON
+	text string // the text of an error that was read from JSON
 }
 
-// Error reads like "crm: given up after 3 attempts: 503 Service Unavailable".
+// Error returns, for example, "crm: given up after 3 attempts: 503 Service Unavailable".
 func (e *TargetError) Error() string {
 	if e.text != "" {
 		return e.text
@@ -333,7 +338,7 @@ func (e *TargetError) Error() string {
 	var b strings.Builder
 	b.WriteString(e.Target + ": " + reason)
 	switch {
-	case e.Attempts == 0, e.Outcome == Compensated, e.Outcome == CompensationFailed: // they are of several
+	case e.Attempts == 0, e.Outcome == Compensated, e.Outcome == CompensationFailed: // they count those of several requests
 	case e.Attempts == 1:
 		b.WriteString(" after 1 attempt")
 	default:
@@ -361,7 +366,8 @@ func (e *TargetError) Unwrap() []error {
 	return slices.DeleteFunc([]error{e.Reason, e.Err, e.Fallback}, func(err error) bool { return err == nil })
 }
 
-// ErrorClass is for [ClassOf]: what the last attempt met, if there was one.
+// ErrorClass is for [ClassOf]. It is the class of Err, if there is one, or else of
+// Reason.
 func (e *TargetError) ErrorClass() Class {
 	last := ClassOf(e.Err)
 	if last == "" || (last == ClassCanceled && errors.Is(e.Reason, ErrTimeout)) {
@@ -373,11 +379,11 @@ func (e *TargetError) ErrorClass() Class {
 // DispatchError joins the failures of a dispatch's required targets.
 type DispatchError struct {
 	DispatchID string
-	Targets    int            // targets of the dispatch, optional ones included
+	Targets    int            // number of targets of the dispatch, including optional ones
 	Failures   []*TargetError // in definition order; at least one
 }
 
-// Error is one line: how many targets did not get it, and why each did not.
+// Error returns one line: how many targets failed, and why each of them did.
 func (e *DispatchError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "fanout: %d of %d targets not delivered", len(e.Failures), e.Targets)
@@ -394,8 +400,9 @@ func (e *DispatchError) Error() string {
 func (*TargetError) ofDispatch()   {}
 func (*DispatchError) ofDispatch() {}
 
-// ErrorClass is for [ClassOf]: the class that all failures have, or else [ClassSeveral].
-// What was skipped or undone because of another failure does not count.
+// ErrorClass is for [ClassOf]. It is the class that all failures share, or else
+// [ClassSeveral]. Targets that were skipped or compensated because of another failure do
+// not count.
 func (e *DispatchError) ErrorClass() Class {
 	var causes, all []Class
 	for _, f := range e.Failures {
@@ -423,8 +430,9 @@ func (e *DispatchError) Unwrap() []error {
 	return errs
 }
 
-// failed is the outcome of a delivery that did not succeed. It is Unknown if any attempt
-// went unanswered: that one may have taken effect, whatever a later one was answered.
+// failed returns the outcome of a delivery that did not succeed. It is Unknown if any
+// attempt was not answered, even if a later one was denied: the earlier one may have
+// taken effect.
 func failed(attempts []Attempt) Outcome {
 	switch {
 	case slices.ContainsFunc(attempts, func(a Attempt) bool { return a.reach == unanswered }):
