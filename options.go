@@ -2,57 +2,59 @@ package fanout
 
 import "context"
 
-// DispatchOption says more about one [Dispatcher.Dispatch].
+// DispatchOption is an option of [Dispatcher.Dispatch].
 type DispatchOption interface{ forDispatch(*options) }
 
-// SubmitOption says more about one [Dispatcher.Submit]. Queues bring options of their
-// own, made by [ForQueue].
+// SubmitOption is an option of [Dispatcher.Submit]. Queues have options of their own,
+// which [ForQueue] makes.
 type SubmitOption interface{ forSubmit(*options) }
 
-// Option is for both. Without any, a dispatch goes to all of [Config.Targets].
+// Option is an option of both. Without options, a dispatch goes to all of
+// [Config.Targets].
 type Option interface {
 	DispatchOption
 	SubmitOption
 }
 
-// To names configured targets to dispatch to, instead of all of them. Several
-// options add up.
+// To dispatches to the targets of these names instead of to all. A name that is not
+// configured is given to [Config.Lookup]. Several options add up.
 func To(names ...string) Option { return toNames(names) }
 
-// ToTargets gives targets to dispatch to in the call itself, such as the webhook
-// a customer has registered. They inherit [Config.Defaults]. Their breaker,
-// bulkhead, rate limit and retry budget are kept under their name from call to
-// call, and made from the first definition seen. A name not used for 20 minutes
-// is forgotten, or later if its breaker or rate limit remembers longer.
+// ToTargets dispatches to targets that are defined in the call, such as the webhook that
+// a customer has registered. They inherit [Config.Defaults]. Their breaker, bulkhead,
+// rate limit and retry budget are kept by name from call to call, and have the policy
+// that the first call gave. If a name is not used for 10 to 20 minutes, they are
+// forgotten, or later if its breaker or rate limit remembers longer. A configured target
+// of the same name shares its own.
 func ToTargets(targets ...Target) Option { return toTargets(targets) }
 
-// Quorum has Dispatch return when n targets have been delivered to: 1 for any one, or
-// a majority. What is still under way is then cut short, and its result wraps
-// [ErrNotNeeded]. The error is nil if there were n, whichever targets they are, and
-// all results are waited for if there cannot be n any more. It is not for targets that
-// depend on each other.
+// Quorum lets Dispatch return when n targets have succeeded, whichever they are. With 1,
+// for example, one is sufficient. What still runs is then cut short, and its result wraps
+// [ErrNotNeeded]. The error is nil if n succeeded. n must be at least 1 and at most the
+// number of targets, and the targets must not depend on each other: otherwise the
+// dispatch is refused.
 func Quorum(n int) DispatchOption { return quorum{n, false} }
 
-// QuorumLeaveRest is [Quorum], but what is still under way goes on in the background,
-// not bound by the caller's context. Its result is [Unknown] and wraps
-// [ErrUnderWay]; the final one is told to [Config.OnResult] and
-// [Config.OnDeadLetter]. [Dispatcher.Close] waits for it.
+// QuorumLeaveRest is [Quorum], but what still runs then goes on in the background, even
+// if the caller's context ends. In the returned results it is [Unknown] and wraps
+// [ErrUnderWay]. [Config.OnResult] and [Config.OnDeadLetter] get its final result.
+// [Dispatcher.Close] waits for it.
 func QuorumLeaveRest(n int) DispatchOption { return quorum{n, true} }
 
-// QueueOption is what one Submit asks of its queue, such as a transaction to accept the
-// payload in. A queue that does not know an option refuses the delivery: see
+// QueueOption is an option of Submit for the queue, such as the transaction in which to
+// store the payload. A queue refuses a delivery with an option that it does not know: see
 // [Delivery.Check].
 type QueueOption struct {
-	Name  string // of the function that made it, such as "InTx", for errors
+	Name  string // the function that made it, such as "InTx", for errors
 	Value any    // of a type that only the queue's package knows
 }
 
-// ForQueue hands an option to the queue. Users of a queue call the functions that its
-// package has for it instead.
+// ForQueue gives an option to the queue. It is for authors of queues. A user calls a
+// function of the queue's package, which calls ForQueue.
 func ForQueue(o QueueOption) SubmitOption { return o }
 
-// QueueOptions are those of the Submit that a [Config.Lookup] is called for: a queue's
-// package finds its transaction there, say.
+// QueueOptions returns the options of the Submit for which a [Config.Lookup] is called.
+// For example, a queue's package finds its transaction there.
 func QueueOptions(ctx context.Context) []QueueOption {
 	all, _ := ctx.Value(queueOptions{}).([]QueueOption)
 	return all
@@ -60,16 +62,16 @@ func QueueOptions(ctx context.Context) []QueueOption {
 
 type queueOptions struct{}
 
-// options is what a call asks for.
+// options holds the options of one call.
 type options struct {
-	picks   []pick // where to go; none means everywhere
-	chosen  bool   // that was said, be it an empty list
+	picks   []pick // the targets, if chosen
+	chosen  bool   // there was a To or ToTargets, even an empty one
 	quorum  quorum
-	quorums int // how many were given
+	quorums int // number of quorum options
 	queue   []QueueOption
 }
 
-// quorum is how many successes a dispatch waits for. The zero value is all.
+// quorum says how many successes a dispatch waits for. The zero value means all.
 type quorum struct {
 	successes int
 	leaveRest bool
@@ -109,12 +111,12 @@ func (names toNames) forSubmit(o *options)     { names.forDispatch(o) }
 func (targets toTargets) forSubmit(o *options) { targets.forDispatch(o) }
 func (q QueueOption) forSubmit(o *options)     { o.queue = append(o.queue, q) }
 
-// everywhere is what a call asks for that has no options. Nothing writes it.
+// everywhere is shared by all calls without options. Nothing changes it.
 var everywhere options
 
 func dispatchOptions(given []DispatchOption) *options {
 	if len(given) == 0 {
-		return &everywhere // spares an allocation
+		return &everywhere // saves an allocation
 	}
 	o := new(options)
 	for _, one := range given {
@@ -138,7 +140,7 @@ func submitOptions(given []SubmitOption) *options {
 	return o
 }
 
-// within has a look-up find the queue's options.
+// within returns a context in which a look-up finds the queue's options.
 func (o *options) within(ctx context.Context) context.Context {
 	if len(o.queue) == 0 {
 		return ctx

@@ -16,54 +16,57 @@ import (
 	"github.com/fanout-go/fanout/internal/redact"
 )
 
-// Payload is what is sent. Any other value given to [Dispatcher.Dispatch] is sent as
-// Payload{Value: value}.
+// Payload is what is sent. Any other value given to [Dispatcher.Dispatch] or
+// [Dispatcher.Submit] is sent as Payload{Value: value}.
 //
-// The dispatcher works on a copy of its own, and fills in what is not given: ID, Key,
-// CorrelationID, ContentType and, from Value, Body. Validators, Senders, hooks, queues
-// and results get that copy, which must not be changed. It can be given to Dispatch or
-// Submit again, and kept as JSON for that, which keeps Body but not Value.
+// The dispatcher works on its own copy and fills in ID, Key, CorrelationID, ContentType
+// and, from Value, Body. Validators, Senders, hooks, queues and results get that copy,
+// and must not change it. You can dispatch it again, or store it as JSON to dispatch it
+// later. The JSON has Body but not Value.
 type Payload struct {
-	// ID names the dispatch: 1 to 100 characters as in [ValidCorrelationID]. A durable
-	// queue accepts an ID once for each target: submitting it again changes nothing,
-	// and is no error. Default: a new one.
+	// ID identifies the dispatch. It has 1 to 100 characters as in [ValidCorrelationID]. A
+	// durable queue accepts an ID once for each target. Submitting it again does nothing,
+	// and is no error. Default: a new ID.
 	ID string `json:"id,omitempty"`
-	// Key names the operation, 1 to 128 visible ASCII characters. Each target gets an
-	// idempotency key of its own made from it, so dispatching again with the same Key
-	// repeats the keys. Default: the ID.
+	// Key identifies the operation. It has 1 to 128 visible ASCII characters. Each target's
+	// idempotency key is made from it. So to repeat a dispatch with the same idempotency
+	// keys, set the same Key. Default: the ID.
 	Key string `json:"key,omitempty"`
-	// CorrelationID overrides the one in the context; see [WithCorrelationID].
-	// Default: the context's, or else the ID.
+	// CorrelationID has 1 to 128 characters as in [ValidCorrelationID]. Default: the one in
+	// the context, see [WithCorrelationID], or else the ID.
 	CorrelationID string `json:"correlation_id,omitempty"`
-	// Type says what happened, such as "order.placed", for validators, Senders, hooks
-	// and queues. It is not sent to HTTP targets. Default none.
+	// Type says what happened, such as "order.placed", for validators, Senders, hooks and
+	// queues. HTTP targets do not get it. Default none.
 	Type string `json:"type,omitempty"`
 
-	// Value is encoded as JSON, once for all targets. It must not be set
-	// together with Body. It is nil in a payload that was stored, by a durable queue or
-	// as JSON: code that may get such a payload, as a Sender may, reads Body.
+	// Value is encoded as JSON, once for all targets. It must not be set together with Body.
+	// It is nil in a payload that was stored. A Sender that may get such a payload, for
+	// example from a durable queue, reads Body instead. Default none.
 	Value any `json:"-"`
-	// Body is sent as it is, with ContentType. It is copied.
+	// Body is sent as it is, with ContentType. It is copied. Default: the encoded Value, or
+	// no body if Value is nil.
 	Body []byte `json:"body,omitempty"`
-	// ContentType describes Body. Required with a Body; with a Value the
-	// default is "application/json".
+	// ContentType describes Body. With a Body it is required. With a Value the default is
+	// "application/json".
 	ContentType string `json:"content_type,omitempty"`
-	// Header is sent to every HTTP target, over the target's own header.
+	// Header is sent to every HTTP target. It replaces fields of the same name in
+	// [Target.Header]. It must not set the fields that Target.Header must not set.
 	Header http.Header `json:"header,omitempty"`
 
 	encoded encoding
 }
 
-// encoding is where the Body begins that a dispatcher made of a Value. Its capacity is its
-// length, so that a part of it is known from the whole. Any other Body is somebody's own.
+// encoding remembers the Body that a dispatcher made from a Value: the address of its
+// first byte. Its capacity equals its length, so that isEncoded can tell a part of it
+// from the whole. A Body at any other address was set by a user.
 type encoding struct {
 	value any
 	body  *byte
 }
 
-// fill copies what was given into p, checked and encoded, all but what a context tells.
-// Of a payload that a dispatcher has filled in before, Value is encoded again if whoever
-// copied it has set another one.
+// fill copies what was given into p, checks it and encodes it. The caller fills in ID,
+// Key and CorrelationID. In a payload that was filled in before, Value is encoded again
+// if a user has set another one.
 func (p *Payload) fill(given any) error {
 	if err := p.take(given); err != nil {
 		return err
@@ -84,13 +87,13 @@ func (p *Payload) fill(given any) error {
 	return p.check()
 }
 
-// isEncoded reports whether Body was made of Value.
+// isEncoded reports whether a dispatcher made Body from Value.
 func (p *Payload) isEncoded() bool {
 	return len(p.Body) > 0 && len(p.Body) == cap(p.Body) && &p.Body[0] == p.encoded.body
 }
 
-// same reports whether two values are known to be one, without a look at what they lead to,
-// which their owner may change meanwhile.
+// same reports whether a and b are certainly the same value. It does not read what they
+// point to, because the owner may be changing that at the moment.
 func same(a, b any) bool {
 	va, vb := reflect.ValueOf(a), reflect.ValueOf(b)
 	switch {
@@ -116,7 +119,8 @@ func (p *Payload) encode() (err error) {
 	return nil
 }
 
-// whole is the payload of a queue that has made it again, with what it left out.
+// whole returns p with its Key and CorrelationID filled in, if a queue that made the
+// payload anew has left them out.
 func (p *Payload) whole() *Payload {
 	if p.Key != "" && p.CorrelationID != "" {
 		return p
@@ -156,7 +160,7 @@ func (p *Payload) take(given any) error {
 			return invalidPayload("Payload", errors.New("nil pointer"))
 		}
 		*p = *g
-	case interface{ Binary() (Payload, error) }: // of package cloudevent, which this one cannot import
+	case interface{ Binary() (Payload, error) }: // a type of package cloudevent, which this package cannot import
 		return invalidPayload("Payload", errors.New("a CloudEvent: send what its Binary or Structured returns"))
 	case []byte:
 		return invalidPayload("Payload", errors.New("bytes without a content type: use fanout.Payload{Body: …, ContentType: …}"))
@@ -170,7 +174,7 @@ func (p *Payload) take(given any) error {
 	return nil
 }
 
-// checkBy has a validator look at the payload.
+// checkBy calls a validator. A panic in it is an error.
 func (p *Payload) checkBy(ctx context.Context, validator func(context.Context, *Payload) error, target string) (err error) {
 	defer func() {
 		if panicked := recover(); panicked != nil {
@@ -183,10 +187,11 @@ func (p *Payload) checkBy(ctx context.Context, validator func(context.Context, *
 	return validator(ctx, p)
 }
 
-// refusedBy keeps the place that a validator gave.
+// refusedBy makes an InvalidError of a validator's error. If that is one already, its
+// Target and Field are kept.
 func refusedBy(err error, target string) error {
 	invalid := InvalidError{Target: target, Field: "Payload", Err: err}
-	if own, ok := err.(*InvalidError); ok { //nolint:errorlint // what wraps one has a text of its own
+	if own, ok := err.(*InvalidError); ok { //nolint:errorlint // an error that wraps one has its own text
 		invalid = *own
 	}
 	invalid.Err = fmt.Errorf("%w: %w", ErrPayloadRefused, redact.URL(invalid.Err))
@@ -211,7 +216,7 @@ func invalidPayload(field string, err error) error {
 
 const defaultMaxPayloadBytes = 16 << 20
 
-// checkSize refuses a body over limit; a negative limit is none.
+// checkSize refuses a body that is longer than limit. A negative limit is no limit.
 func (p *Payload) checkSize(limit int) error {
 	if limit > 0 && len(p.Body) > limit {
 		return invalidPayload("Body", fmt.Errorf("%w: %d bytes, limit %d", ErrPayloadTooLarge, len(p.Body), limit))

@@ -9,58 +9,58 @@ import (
 	"time"
 )
 
-// Queue keeps submitted deliveries until they are done, and decides when each is
-// made: several at once per target, or later, or in another process. The one used by
-// default keeps them in memory, see [NewMemoryQueue].
+// Queue keeps submitted deliveries until they are done, and decides when each is made.
+// For example, it can make them later, or in another process. The default is
+// [NewMemoryQueue].
 //
-// A queue owns the scheduling and calls the [Worker] it was started with; the
-// dispatcher never asks it for work. What a queue can do besides is found by
-// interfaces such as [BacklogReporter], also in a queue that another one wraps and
-// returns from a method Unwrap() Queue.
+// A queue calls the [Worker] that Start gave it. The dispatcher never asks a queue for
+// work. A queue may have further abilities, such as [BacklogReporter]. If it wraps
+// another queue and has a method Unwrap() Queue, the abilities of that one are found too.
 //
-// [github.com/fanout-go/fanout/fanouttest.TestQueue] holds a queue to this contract.
+// [github.com/fanout-go/fanout/fanouttest.TestQueue] tests whether a queue keeps this
+// contract.
 type Queue interface {
-	// Start is called once, by [New], before anything else. If it fails, the queue is
-	// not closed by New: whoever made it does that.
+	// [New] calls Start once, before any other method. If Start fails, New fails and does
+	// not close the queue: the caller of New still owns it.
 	Start(*Worker) error
-	// Submit accepts all of the deliveries or none. They are of one dispatch and share
-	// their Payload and Options. It returns an error that wraps [ErrFull] if there is no
-	// room, [ErrClosed] after Close has begun, and [ErrInvalid] for what it does not
-	// know how to keep. What ctx carries is for the deliveries, its end is not.
+	// Submit accepts all of the deliveries or none. They belong to one dispatch and share
+	// their Payload and Options. The error wraps [ErrFull] if there is no room, [ErrClosed]
+	// after Close has begun, and [ErrInvalid] for a delivery that this queue cannot keep.
+	// The deliveries keep the values of ctx, but do not end with it.
 	Submit(ctx context.Context, deliveries []Delivery) error
-	// Close stops accepting, and returns when all that was accepted is done, or
-	// safely kept. If ctx ends before, what runs is cut short, and the error is an
-	// [*UndeliveredError] with all that is lost without the caller. Close may be
-	// called more than once and from several goroutines.
+	// Close stops accepting, and returns when every accepted delivery is done, or is stored
+	// so that another process can make it. If ctx ends first, Close cuts short what runs,
+	// and returns an [*UndeliveredError] with the deliveries that would be lost. Close may
+	// be called more than once and from several goroutines.
 	Close(ctx context.Context) error
 }
 
-// Delivery is a payload on its way to one target, or to several that depend on each
-// other and are made together. The dispatcher makes it, and nothing in it is changed
-// after that. A queue that keeps deliveries elsewhere than in memory makes it again
-// from its exported fields: then targets are found by their names.
+// Delivery is a payload for one target, or for several that depend on each other. The
+// dispatcher makes it, and nobody changes it. A queue that stores deliveries can make
+// them anew from the exported fields; then their targets are found by name.
 type Delivery struct {
 	Payload *Payload
-	// Targets are one name, or all that depend on each other, in definition order.
+	// Targets has one name, or those of all targets that depend on each other, in definition
+	// order.
 	Targets   []string
 	Submitted time.Time
-	// Options are what the submitter asked of the queue.
+	// Options are those that the submitter gave to the queue.
 	Options []QueueOption
-	// Chained is that the targets depend on each other, by [Target.After], Compensate
-	// or Pivot. A queue that goes on with them after a crash gives [Round.Note].
+	// Chained says that the targets depend on each other, by [Target.After], Compensate or
+	// Pivot. A queue that can continue them after a crash sets [Round.Note].
 	Chained bool
-	// Optional is that the target's failure is no error of the dispatch: if there is
-	// room for all but this one, it is left out, and reported as [Rejected].
+	// Optional says that the target's failure is no error of the dispatch. If the queue has
+	// room for all but this delivery, it leaves this one out and reports it as [Rejected].
 	Optional bool
-	// Named is that the caller gave the payload its ID: a queue that remembers accepts
-	// it once.
+	// Named says that the caller gave the payload its ID. A queue that remembers IDs accepts
+	// such a delivery only once.
 	Named bool
 
-	position int32      // of its first target in the dispatch
-	chosen   *selection // of the dispatch; nil if it was made again: then found by name
+	position int32      // position of its first target in the dispatch
+	chosen   *selection // of the dispatch; nil if a queue made the delivery anew
 }
 
-// made are its targets, none if they are found by name.
+// made returns the delivery's targets, or none if they have to be found by name.
 func (d *Delivery) made() []*target {
 	if d.chosen == nil {
 		return nil
@@ -68,8 +68,9 @@ func (d *Delivery) made() []*target {
 	return d.chosen.targets[d.position:][:len(d.Targets)]
 }
 
-// Results returns a result for each of the delivery's targets, of which nothing more is
-// known: [Rejected] for one that was never begun, [Unknown] for one that is still out.
+// Results returns a result without attempts for each of the delivery's targets. A queue
+// uses it with [Rejected] for a delivery that never began, and with [Unknown] for one
+// that still runs.
 func (d *Delivery) Results(outcome Outcome, reason error) []Result {
 	results, targets := make([]Result, len(d.Targets)), d.made()
 	for i, name := range d.Targets {
@@ -80,8 +81,8 @@ func (d *Delivery) Results(outcome Outcome, reason error) []Result {
 	return results
 }
 
-// notMade is what a round comes to that was not made. A chain that is noted is left for
-// another round: only that one knows how far it got.
+// notMade returns the results of a round that did not begin. A chain with notes is left
+// for another round, because only the notes say how far it got.
 func (d *Delivery) notMade(r *Round, reason error) (results []Result, left error) {
 	results = d.Results(Rejected, reason)
 	if r.Note != nil && d.Chained && len(results) > 0 {
@@ -90,8 +91,8 @@ func (d *Delivery) notMade(r *Round, reason error) (results []Result, left error
 	return results, left
 }
 
-// Check is the error of a queue for a delivery that is not whole, or has an option that
-// the queue does not know: known names those it does. The error is an [*InvalidError].
+// Check returns an [*InvalidError] if the delivery has no payload or no target, or has an
+// option whose name is not in known. Queues call it in Submit.
 func (d *Delivery) Check(known ...string) error {
 	switch {
 	case d.Payload == nil:
@@ -107,8 +108,9 @@ func (d *Delivery) Check(known ...string) error {
 	return nil
 }
 
-// Given names a target whose definition was given in the call, by [ToTargets], so that
-// nobody finds it by name; empty if there is none.
+// Given returns the name of a target whose definition was given in the call, by
+// [ToTargets]. Such a target cannot be found by name later. It returns "" if there is
+// none.
 func (d *Delivery) Given() string {
 	for _, t := range d.made() {
 		if t.gates == nil && !t.found {
@@ -118,48 +120,50 @@ func (d *Delivery) Given() string {
 	return ""
 }
 
-// Worker is a dispatcher as its [Queue] sees it. It is safe for concurrent use.
+// Worker makes and reports deliveries for a [Queue]. It is safe for concurrent use.
 type Worker struct {
 	deliver func(context.Context, *Delivery, *Round) ([]Result, error)
 	done    func(context.Context, Result)
 }
 
-// Round is one time that a delivery is made. The zero value is for a delivery that is
-// made once, and for which nothing is kept.
+// Round is one call of [Worker.Deliver]. The zero value is for a queue that makes each
+// delivery once and stores nothing.
 type Round struct {
-	// Past is what Note was given in earlier rounds.
+	// Past has the results that Note stored in earlier rounds.
 	Past []Result
-	// Note keeps what became of a target, or of its compensation, for good, before
-	// anything that comes after it begins. If it fails, nothing more is begun. It is
-	// called from several goroutines, for chained deliveries alone. Nil keeps nothing:
-	// then there is no going on later.
+	// Note stores the result of a target, or of its compensation, before any target that
+	// comes after it begins. If it fails, no more targets begin. It is called only for
+	// chained deliveries, from several goroutines. If it is nil, nothing is stored, and the
+	// delivery cannot be continued later.
 	Note func(context.Context, Result) error
-	// Patient reports whether the delivery may wait, within its [Policy.Timeout], before
-	// a gate that is shut, such as an open breaker. Nil means that it may not.
+	// Patient reports whether the delivery may wait, within its [Policy.Timeout], for
+	// example for an open breaker to close. Nil means that it may not.
 	Patient func() bool
 }
 
-// Deliver makes a delivery, with the retries of its targets' policies, and returns a
-// result for each target, in order, when it has ended or ctx cuts it short. It never
-// panics.
+// Deliver makes a delivery, with the retries of its targets' policies. It returns a
+// result for each target, in order, when the delivery has ended or ctx cuts it short. It
+// never panics.
 //
-// A chained delivery with [Round.Note] goes on from what was noted, and may leave some
-// for another round: then the error says why. It does so if ctx ends, if a note cannot be
-// kept, if a target is [Postponed], and if one failed for good or could not be compensated
-// and there is no way but to try again. In any other case the error is nil.
+// A chained delivery with [Round.Note] continues from [Round.Past]. If it needs another
+// round, the error says why; otherwise the error is nil. It needs one if ctx ended, Note
+// failed, a target was [Postponed], or a compensation failed. It also needs one if a
+// target failed and nothing was undone, as in a dispatch that is no saga, or after its
+// pivot.
 func (w *Worker) Deliver(ctx context.Context, d *Delivery, r Round) ([]Result, error) {
 	return w.deliver(ctx, d, &r)
 }
 
 // Done reports the final result of one target to [Config.OnResult] and, if it failed, to
-// [Config.OnDeadLetter]. Every target of every accepted delivery ends with one call, or
-// in an [*UndeliveredError]; in both only if what was out, or its hook, outlasted Close.
+// [Config.OnDeadLetter]. For every target of an accepted delivery, a queue either calls
+// Done once or returns the target in an [*UndeliveredError]. Both happen only if the
+// delivery, or its hook, still ran when Close returned.
 func (w *Worker) Done(ctx context.Context, r Result) { w.done(ctx, r) }
 
-// Postponed reports whether a delivery was not made for a reason that passes, and that
-// says nothing about the payload: its target's breaker was open, its bulkhead full, its
-// rate limit used up, or the target could not be looked up or is not known to this
-// process. A queue that can wait tries it again later, and counts nothing.
+// Postponed reports whether a delivery was not made for a reason that is temporary and
+// not the payload's fault. The reasons are [ErrBreakerOpen], [ErrBulkheadFull],
+// [ErrRateLimited], [ErrLookup] and [ErrUnknownTarget], if no attempt was made. A queue
+// that can wait tries the delivery again later, and does not count the round.
 func Postponed(err error) bool {
 	e, ok := lone[*TargetError](err)
 	if !ok || e.Attempts != 0 {
@@ -173,34 +177,35 @@ func Postponed(err error) bool {
 	return false
 }
 
-// BacklogReporter is a [Queue] that can tell what it holds, for metrics and
-// [Dispatcher.Snapshot]. The one in memory does.
+// BacklogReporter is a [Queue] that reports what it holds, for metrics and
+// [Dispatcher.Snapshot]. The queue in memory does.
 type BacklogReporter interface {
-	// Backlog returns what there is for each target. If it cannot be told, there is an
-	// error, and nothing else.
+	// Backlog returns what the queue holds for each target. If it returns an error, the
+	// slice is not used.
 	Backlog(context.Context) ([]Backlog, error)
 }
 
-// Backlog is what a queue has accepted for one target and not yet done.
+// Backlog is what a queue has accepted for one target and has not yet done.
 type Backlog struct {
 	Target      string    `json:"-"`
 	Deliveries  int       `json:"deliveries"`
-	Oldest      time.Time `json:"oldest,omitzero"`        // when its oldest was submitted
-	DeadLetters int       `json:"dead_letters,omitempty"` // kept by a queue that keeps them
-	Held        bool      `json:"held,omitempty"`         // nothing is sent for now
+	Oldest      time.Time `json:"oldest,omitzero"`        // when the oldest delivery was submitted
+	DeadLetters int       `json:"dead_letters,omitempty"` // zero if the queue stores none
+	Held        bool      `json:"held,omitempty"`         // a person has stopped sending
 }
 
-// UndeliveredError names what was left when the time to drain was over.
+// UndeliveredError reports the deliveries that were not done when the time to drain was
+// over.
 type UndeliveredError struct {
-	// Left are the results so far. Of a target that stands alone, Outcome is [Rejected] if
-	// its delivery was never begun, and [Unknown] if it may have taken effect. Targets that
-	// depend on each other are all there, such as those of a saga that was cut short: some
-	// may be [CompensationFailed] or [Skipped], and a person has to look at them.
+	// Left has the results so far. Outcome is [Rejected] if a delivery never began, and
+	// [Unknown] if it may have taken effect. Of targets that depend on each other, all are
+	// in Left. For example, those of a saga that was cut short may be [CompensationFailed]
+	// or [Skipped], and a person has to look at them.
 	Left []Result
-	Err  error // why the time was over
+	Err  error // the error of Close's context
 }
 
-// Error is one line, which names the first few.
+// Error returns one line, which names the first five.
 func (e *UndeliveredError) Error() string {
 	const most = 5
 	var b strings.Builder
@@ -221,20 +226,21 @@ func (e *UndeliveredError) Error() string {
 // Unwrap returns Err.
 func (e *UndeliveredError) Unwrap() error { return e.Err }
 
-// What a queue did wrong.
+// Mistakes of a queue.
 var (
 	errNoPayload  = errors.New("the queue gave no payload")
 	errNoDelivery = errors.New("fanout: the queue gave no delivery")
 )
 
-// submission is one payload that is being submitted, in one piece with its delivery if it
-// has one.
+// submission is one payload that is being submitted. A single delivery is in the same
+// piece of memory, to save an allocation.
 type submission struct {
 	payload Payload
 	single  [1]Delivery
 }
 
-// deliveries are one for each target, or one for all if they depend on each other.
+// deliveries returns one delivery for each target, or one for all if they depend on each
+// other.
 func (s *submission) deliveries(chosen *selection, named bool, asked []QueueOption) []Delivery {
 	n := len(chosen.targets)
 	if chosen.graph != nil {
