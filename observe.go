@@ -100,18 +100,16 @@ func (o *observer) watching(ctx context.Context) (yes bool) {
 func (o *observer) dispatchStarted(ctx context.Context, p *Payload, targets int, submitted, together bool) (context.Context, trace.Span, otel.Tracing) {
 	ids := otel.IDs{Dispatch: p.ID, Correlation: p.CorrelationID}
 	var span trace.Span
-	otherwise := otel.Untraced
 	switch {
 	case submitted && !together:
 		return ctx, nil, otel.Apart
 	case submitted:
-		otherwise = otel.Apart
 		o.tell(func() { ctx, span = o.otel.StartSubmitted(ctx, ids, targets) })
 	default:
 		o.tell(func() { ctx, span = o.otel.StartDispatch(ctx, ids, targets) })
 	}
 	if span == nil {
-		return ctx, nil, otherwise
+		return ctx, nil, otel.Untraced
 	}
 	return ctx, span, otel.Within
 }

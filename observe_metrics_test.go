@@ -164,3 +164,15 @@ func TestMetrics_EndWithClose(t *testing.T) {
 	require.NoError(t, d.Close(t.Context()))
 	assert.NotContains(t, measured.read(t), "fanout.breaker.state{fanout.target=crm}")
 }
+
+func TestMetrics_OfASagaCountWhatBecameOfUndoing(t *testing.T) {
+	var j callLog
+	measured := newMeter()
+	dispatch(t.Context(), newWith(t, fanout.Config{MeterProvider: measured.provider, Targets: []fanout.Target{
+		j.step("pay", answering(200), answering(200)), j.step("book", answering(200), answering(400)),
+		after(via("ship", answering(400)), "pay", "book"),
+	}}))
+	got := measured.read(t)
+	assert.InDelta(t, 1, got["fanout.compensations{fanout.outcome=compensated,fanout.target=pay}"], 0)
+	assert.InDelta(t, 1, got["fanout.compensations{fanout.outcome=compensation_failed,fanout.target=book}"], 0)
+}

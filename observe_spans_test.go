@@ -135,6 +135,17 @@ func TestSpans_CallersCancelIsNoError(t *testing.T) {
 	})
 }
 
+func TestSpans_AnOptionalFailureBesideACancelIsNoErrorOfTheDispatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		recorded := newSpans(t)
+		d := newWith(t, fanout.Config{TracerProvider: recorded.provider, Targets: []fanout.Target{via("crm", hanging), optional(via("mail", answering(400)))}})
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Millisecond, cancel)
+		dispatch(ctx, d)
+		assert.Equal(t, codes.Unset, recorded.named(t, "fanout.dispatch").Status.Code)
+	})
+}
+
 func TestSpans_WaitsAreEventsOfTheDeliverys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		recorded := newSpans(t)
