@@ -81,3 +81,12 @@ func (r *running) Knows(job int64) bool {
 	r.forgetEnds()
 	return r.knows(job)
 }
+
+// Order remembers which sequences to look at.
+func Order() *order { return &order{looks: make(chan struct{}, 1), due: map[sequence]bool{}} }
+
+// Look marks a sequence.
+func (o *order) Look(lane, key string) { o.look(sequence{lane, key}) }
+
+// Take counts the sequences that are marked, and forgets them.
+func (o *order) Take() int { return len(o.take()) }

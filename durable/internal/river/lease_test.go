@@ -50,6 +50,22 @@ func members(t *testing.T, e *river.Engine) []string {
 	return all
 }
 
+func TestLease_ThatCannotBeTakenIsAnError(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *river.Engine) {
+		table := "@job"
+		if e.OnPostgres() {
+			table = "@members"
+		}
+		require.NoError(t, e.Exec(t.Context(), "ALTER TABLE "+table+" RENAME TO away"))
+		work := func(context.Context, river.Round) river.Verdict { return river.Done() }
+		for range 2 { // the first one keeps no lock on a file
+			err := e.Start(t.Context(), work)
+			require.Error(t, err)
+			assert.NotContains(t, err.Error(), "already delivers from it")
+		}
+	})
+}
+
 func TestLease_NamesAProcessForPeople(t *testing.T) {
 	host, err := os.Hostname()
 	require.NoError(t, err)

@@ -32,3 +32,13 @@ func TestOrder_LeftBehindIsReleasedOneAfterTheOther(t *testing.T) {
 		assert.Equal(t, []string{"a1", "a2", "b1"}, released())
 	})
 }
+
+func TestOrder_LooksOnceHoweverManyWereAdded(t *testing.T) {
+	o := river.Order()
+	for range 3 {
+		o.Look("fanout_crm", "a")
+	}
+	o.Look("fanout_crm", "b")
+	assert.Equal(t, 2, o.Take())
+	assert.Zero(t, o.Take(), "they are forgotten")
+}
