@@ -15,26 +15,27 @@ import (
 	"github.com/fanout-go/fanout/internal/redact"
 )
 
-// trial is one attempt as a value: what was sent and what came of it, or why nothing
-// was sent. It holds whatever user code does: a panic and a Goexit are trials too.
+// trial is what happened in one attempt: what was sent and how it ended, or why nothing
+// was sent. It is set even if user code panics or calls Goexit.
 type trial struct {
-	number   int       // of the attempt
-	record   Attempt   // what the result tells of it
+	number   int       // number of the attempt
+	record   Attempt   // goes into [Result.Attempts]
 	unsent   error     // why nothing was sent; nil if something was
-	verdict  verdict   // what it came to
+	verdict  verdict   // how it ended, if it was sent
 	response *Response // nil if there was none
-	exchange *exchange // its request
+	exchange *exchange // its request, if it was sent
 }
 
-// begin says what is known as long as nothing more is.
+// begin sets what is true if user code calls Goexit before anything is sent.
 func (tr *trial) begin(number int) { *tr = trial{number: number, unsent: ErrGoexit} }
 
-// send says that from here on the attempt may take effect.
+// send notes that from now on the attempt may take effect. If user code calls Goexit
+// after this, nobody knows whether it has.
 func (tr *trial) send(a Attempt, x *exchange) {
 	*tr = trial{number: tr.number, record: a, exchange: x, verdict: verdict{reach: unanswered, err: ErrGoexit}}
 }
 
-// panicked says what user code did instead of returning.
+// panicked notes that user code panicked.
 func (tr *trial) panicked(p any) {
 	if tr.unsent != nil {
 		tr.unsent = newPanicError(p)
@@ -43,30 +44,29 @@ func (tr *trial) panicked(p any) {
 	tr.verdict = verdict{reach: unanswered, err: foreign(newPanicError(p))}
 }
 
-// delivers reports whether the target took it.
+// delivers reports whether the target accepted the payload.
 func (tr *trial) delivers() bool { return tr.unsent == nil && tr.verdict.reach == delivered }
 
-// turn says which attempt is to be made.
+// turn says which attempt to make.
 type turn struct {
 	number int
 	kind   AttemptKind
-	whole  context.Context // bounds it; nil is what bounds the delivery
+	whole  context.Context // limits the attempt; nil means the clock's
 }
 
-// verdict is what one attempt came to.
+// verdict says how one attempt ended, and what follows from that.
 type verdict struct {
 	reach     reach
 	err       error         // nil if delivered
-	retry     bool          // a further attempt could mend it
-	throttled bool          // the target asked for less
-	expired   bool          // it took the credentials for stale, and they can be renewed
-	renew     bool          // so they are: it is the first time
+	retry     bool          // another attempt could succeed
+	throttled bool          // the target asked for fewer requests
+	expired   bool          // it denied the credentials, and they can be renewed
+	renew     bool          // they are renewed now: it is the first time
 	hint      time.Duration // its Retry-After
 	vote      vote
 }
 
-// judge says what an attempt came to, of which the target's answer and error are all
-// that is known.
+// judge returns the verdict on an answer and an error.
 func judge(t *target, response *Response, err error) verdict {
 	var v verdict
 	if err != nil {
@@ -78,7 +78,7 @@ func judge(t *target, response *Response, err error) verdict {
 	return v
 }
 
-// judgeAnswer judges an answer that was read whole.
+// judgeAnswer judges an attempt that ended without an error.
 func judgeAnswer(t *target, resp *Response) verdict {
 	err := answerError(t, resp)
 	if err == nil {
@@ -116,10 +116,10 @@ func statusVerdict(t *target, status *StatusError, err error) verdict {
 	v := verdict{reach: refused, err: err, retry: slices.Contains(t.policy.Retry.Statuses, code), hint: status.RetryAfter, vote: healthy}
 	switch {
 	case code == http.StatusBadGateway, code == http.StatusGatewayTimeout:
-		// A gateway gave up on the target; whether the target acted it cannot know.
+		// A gateway got no answer from the target. It cannot know whether the target acted.
 		v.reach = unanswered
 	case code == http.StatusConflict && t.keyed():
-		// An earlier attempt is being worked on; how it ends is not known.
+		// The target still works on an earlier attempt. Nobody knows yet how that one ends.
 		v.retry, v.reach = t.conflicts, unanswered
 	case code == http.StatusUnauthorized && t.refreshable():
 		v.retry, v.expired = true, true
@@ -160,11 +160,11 @@ func judgeError(t *target, err error) verdict {
 	return verdict{reach: unanswered, err: err, retry: !errors.Is(err, ErrResponseTooLarge), vote: unhealthy}
 }
 
-// certificateAlerts are those of RFC 8446, section 6.2, that are about certificates.
+// certificateAlerts are the TLS alerts about certificates (RFC 8446, section 6.2).
 var certificateAlerts = []uint64{42, 43, 44, 45, 46, 48, 49, 116}
 
-// certificateRefused finds such an alert, by its number, since crypto/tls keeps its
-// type to itself.
+// certificateRefused finds such an alert by its number, because crypto/tls does not
+// export its type.
 func certificateRefused(err error) error {
 	var op *net.OpError
 	if !errors.As(err, &op) || op.Op != "remote error" {
@@ -177,7 +177,7 @@ func certificateRefused(err error) error {
 	return fmt.Errorf("%w: %w", ErrCertificateRefused, op)
 }
 
-// connectVerdict knows the errors of a transport that never had a connection.
+// connectVerdict recognizes the errors of a transport that could not connect.
 func connectVerdict(err error) (verdict, bool) {
 	var (
 		certificate *tls.CertificateVerificationError
@@ -193,12 +193,12 @@ func connectVerdict(err error) (verdict, bool) {
 	return verdict{}, false
 }
 
-// clock is the deadlines of the deliveries in one dispatch that share their
-// timeouts: one context for all the first attempts that start with the dispatch,
-// because they did not have to queue, and one for the whole, made when a
-// delivery first has to wait for something.
+// clock holds the deadlines of the deliveries in one dispatch that have the same
+// timeouts. The first attempts that start with the dispatch, because they need not wait,
+// share the context first. The context of the whole delivery is made only when one of
+// them has to wait.
 type clock struct {
-	ctx                     context.Context // of the dispatch: its end is the caller's doing
+	ctx                     context.Context // of the dispatch: only the caller ends it
 	started                 time.Time
 	timeout, attemptTimeout time.Duration
 	first                   context.Context
@@ -211,7 +211,7 @@ type clock struct {
 
 func startClock(ctx context.Context, t *target) *clock {
 	c := &clock{ctx: ctx, started: time.Now(), timeout: t.policy.Timeout, attemptTimeout: t.policy.AttemptTimeout}
-	if c.attemptTimeout < 0 || (c.timeout > 0 && c.timeout <= c.attemptTimeout) { // the whole delivery's serves
+	if c.attemptTimeout < 0 || (c.timeout > 0 && c.timeout <= c.attemptTimeout) { // the whole delivery ends earlier
 		c.first, c.cancelFirst = c.total(), func() {}
 	} else {
 		c.first, c.cancelFirst = withTimeout(ctx, c.attemptTimeout, ErrAttemptTimeout)
@@ -219,7 +219,7 @@ func startClock(ctx context.Context, t *target) *clock {
 	return c
 }
 
-// total bounds a whole delivery.
+// total returns the context that limits a whole delivery.
 func (c *clock) total() context.Context {
 	c.makeWhole.Do(func() {
 		c.whole, c.cancelWhole = c.ctx, func() {}
@@ -230,8 +230,8 @@ func (c *clock) total() context.Context {
 	return c.whole
 }
 
-// late reports whether a delivery has queued for its goroutine, or for what its
-// Prepare did, so that it has no share in the first attempts' context.
+// late reports whether a delivery begins so late that it must not use the first attempts'
+// context. For example, with an attempt timeout of 10 s that is after 1 s.
 func (c *clock) late(now time.Time) bool {
 	return c.attemptTimeout > 0 && now.Sub(c.started) > c.attemptTimeout/10
 }

@@ -18,34 +18,35 @@ import (
 	"github.com/fanout-go/fanout/internal/redact"
 )
 
-// delivery is one payload on its way to one target. Nothing but this file writes it: what
-// happens in it becomes a trial, and a trial is kept.
+// delivery is one payload for one target. Only this file changes it: each attempt becomes
+// a trial, and keep copies the trial into the delivery.
 type delivery struct {
 	dispatch *dispatch
 	target   *target
 	gates    *gates
-	clock    *clock // nil before its turn, if it comes after others
+	clock    *clock // nil until it begins, if it comes after others
 	kind     AttemptKind
-	id       string    // of the first request, and but for its end of all
-	request  Request   // the first attempt's, once Prepare has shaped it; all others are like it
-	first    *exchange // in which the first attempt is made
+	id       string    // ID of the first request; without its ".1" the ID of the delivery
+	request  Request   // as Prepare has left it; all attempts copy it
+	first    *exchange // memory for the first attempt
 	waits    schedule
-	span     trace.Span // nil if it is not traced
+	span     trace.Span // nil if the delivery is not traced
 	number   int        // of the latest attempt that was sent
-	verdict  verdict    // on it, or on the one of two that counts
-	stale    *exchange  // was answered with 401, and its credentials are to be renewed; or nil
+	verdict  verdict    // on that attempt or, of an attempt and its hedge, on the one that counts
+	stale    *exchange  // the attempt whose credentials are to be renewed after a 401, or nil
 	result   Result
 }
 
-// run carries the delivery to its result. What happens to a call is make, deliver, try
-// and send, read from top to bottom.
+// run makes the delivery until it has a result. To see what happens in a call, read make,
+// deliver, try and send, from top to bottom.
 func (dl *delivery) run() {
 	defer dl.ended()
 	defer dl.fallBack() // deferred, as user code may call Goexit
 	dl.make()
 }
 
-// ended tells those who wait for this one delivery, though a hook calls Goexit.
+// ended reports the end of the delivery. The send is deferred because a hook may call
+// Goexit: without that, a quorum would wait for this delivery forever.
 func (dl *delivery) ended() {
 	if dl.kind == 0 && dl.dispatch.ended != nil {
 		defer func() { dl.dispatch.ended <- dl.result }()
@@ -54,7 +55,8 @@ func (dl *delivery) ended() {
 	w.ended(dl.clock.ctx, &dl.result)
 }
 
-// make makes the delivery, whatever user code does.
+// make makes the delivery. It ends with a result even if user code panics or calls
+// Goexit.
 func (dl *delivery) make() {
 	reason := ErrGoexit // unless deliver returns or panics
 	defer func() {
@@ -73,9 +75,9 @@ func (dl *delivery) make() {
 	reason = dl.deliver()
 }
 
-// deliver makes attempts until one succeeds, and returns nil, or none may
-// follow, and returns why. A retry is paid for when it is decided on, with a token that
-// is given back if it is not sent.
+// deliver makes attempts. It returns nil when one succeeds, or the reason why no other
+// may follow. A retry takes a token of the budget before its wait. The token is given
+// back if the retry is not sent.
 func (dl *delivery) deliver() error {
 	if err := dl.prepare(); err != nil {
 		return err
@@ -111,9 +113,9 @@ func (dl *delivery) deliver() error {
 	}
 }
 
-// attempt makes one attempt, or two of which one counts, and keeps them, though user
-// code calls Goexit. It spends the token that was paid if the attempt is sent; a hedge
-// has one of its own.
+// attempt makes one attempt, or an attempt and its hedge. It is kept by a deferred
+// function, because user code may call Goexit. If the attempt is sent, it uses up the
+// token in paid. A hedge takes its own token.
 func (dl *delivery) attempt(paid *bool) (tr trial) {
 	if after, ok := dl.hedgedAfter(); ok {
 		r := dl.newRace()
@@ -132,8 +134,9 @@ func (dl *delivery) attempt(paid *bool) (tr trial) {
 	return tr
 }
 
-// try makes one attempt: it passes the gates and sends. It changes nothing but tr, which
-// holds whatever user code does.
+// try makes one attempt: it passes the gates and sends. It changes only tr, because a
+// hedge may run try at the same time. tr is complete even if user code panics or calls
+// Goexit.
 func (dl *delivery) try(tr *trial, n turn) {
 	tr.begin(n.number)
 	w := dl.watch()
@@ -158,8 +161,8 @@ func (dl *delivery) try(tr *trial, n turn) {
 	}
 }
 
-// passGates passes the gates in their order and sends. An error means that
-// nothing was sent, and why.
+// passGates passes the gates in their order and sends. If nothing was sent, it returns
+// why.
 func (dl *delivery) passGates(tr *trial, span *trace.Span, n turn) error {
 	c, gates, now := dl.clock, dl.gates, time.Now()
 	total := func() context.Context {
@@ -188,7 +191,7 @@ func (dl *delivery) passGates(tr *trial, span *trace.Span, n turn) error {
 			return err
 		}
 	}
-	defer func() { // before a hook is told, which may call Goexit
+	defer func() { // deferred before a hook is called, which may call Goexit
 		if tr.unsent != nil {
 			gates.rateLimit.giveBack()
 		}
@@ -246,12 +249,13 @@ func (dl *delivery) send(ctx context.Context, tr *trial, span *trace.Span, n tur
 	return nil
 }
 
-// exchange is where an attempt is made. The first one's is laid out with the dispatch.
+// exchange returns the memory for an attempt. That of the first one was allocated with
+// the dispatch.
 func (dl *delivery) exchange(n turn) *exchange {
 	if n.number == 1 {
 		return dl.first
 	}
-	later := &struct { // in one piece
+	later := &struct { // one allocation
 		exchange
 		request Request
 		answer  Response
@@ -266,8 +270,8 @@ func (dl *delivery) exchange(n turn) *exchange {
 	return x
 }
 
-// cutShort amends the verdict on an attempt whose context ended: the caller's
-// end says nothing about the target, a timeout does.
+// cutShort changes the verdict on an attempt whose context ended. If the caller ended it,
+// it is no vote on the target's health. A timeout is.
 func (dl *delivery) cutShort(attempt context.Context, v verdict) verdict {
 	switch {
 	case attempt.Err() == nil, v.reach == delivered, v.reach == refused:
@@ -279,8 +283,8 @@ func (dl *delivery) cutShort(attempt context.Context, v verdict) verdict {
 	return v
 }
 
-// hedgedAfter is how long the coming attempt may take before it gets a hedge; not ok
-// means that it gets none.
+// hedgedAfter returns how long the next attempt may take before it gets a hedge. It
+// returns false if the attempt gets none.
 func (dl *delivery) hedgedAfter() (after time.Duration, ok bool) {
 	h := dl.gates.hedging
 	if h == nil || dl.stale != nil || !dl.target.repeatable() || len(dl.result.Attempts)+1 >= dl.target.policy.Retry.MaxAttempts {
@@ -299,7 +303,7 @@ func (dl *delivery) newRace() *race {
 	}
 }
 
-// keep adds a trial to the result, if anything was sent.
+// keep adds a trial to the result if it was sent.
 func (dl *delivery) keep(tr *trial) {
 	if tr.unsent != nil {
 		return
@@ -315,7 +319,7 @@ func (dl *delivery) keep(tr *trial) {
 	dl.result.Response = cmp.Or(tr.response, dl.result.Response)
 }
 
-// keepAll adds an attempt and its hedge, and returns the one that counts.
+// keepAll adds an attempt and its hedge to the result, and returns the one that counts.
 func (dl *delivery) keepAll(r *race) trial {
 	for i := range r.trials[:r.started] {
 		dl.keep(&r.trials[i])
@@ -328,13 +332,13 @@ func (dl *delivery) keepAll(r *race) trial {
 	return *counts
 }
 
-// renewed reports whether the delivery's credentials were renewed already.
+// renewed reports whether the delivery has renewed its credentials before.
 func (dl *delivery) renewed() bool {
 	return slices.ContainsFunc(dl.result.Attempts, func(a Attempt) bool { return a.renewed })
 }
 
-// nextWait is how long to wait before the next attempt, or why there is none. The attempt
-// is paid for from the retry budget, unless it is already.
+// nextWait returns how long to wait before the next attempt, or why there is none. It
+// takes a token of the retry budget, unless one was taken already.
 func (dl *delivery) nextWait(paid *bool) (time.Duration, error) {
 	t, v, ctx := dl.target, &dl.verdict, dl.clock.total()
 	switch {
@@ -352,7 +356,7 @@ func (dl *delivery) nextWait(paid *bool) (time.Duration, error) {
 		return 0, ErrNoTimeLeft
 	}
 	if v.expired {
-		return wait, nil // for our own credentials, once in a delivery: no storm
+		return wait, nil // takes no token: it happens once in a delivery, so it cannot overload the target
 	}
 	for !*paid {
 		if *paid = dl.gates.budget.take(); *paid {
@@ -367,7 +371,7 @@ func (dl *delivery) nextWait(paid *bool) (time.Duration, error) {
 	return wait, nil
 }
 
-// passing reports whether what kept an attempt from being made may soon be over.
+// passing reports whether the reason why an attempt was not sent may soon be gone.
 func passing(err error) (why Wait, ok bool) {
 	switch {
 	case ours(err, ErrBreakerOpen):
@@ -378,15 +382,15 @@ func passing(err error) (why Wait, ok bool) {
 	return "", false
 }
 
-// triesLater knows the ability of an error that [Authenticator] describes.
+// triesLater reports whether an error has the method TryLater that [Authenticator]
+// describes.
 func triesLater(err error) bool {
 	var passing interface{ TryLater() bool }
 	return errors.As(err, &passing) && passing.TryLater()
 }
 
-// holdOn waits before a gate that is shut, and reports whether to try it again. It does
-// so for a compensation, as there is no other way to undo, and for what nobody waits for,
-// if its queue is patient.
+// holdOn waits, for example for an open breaker, and reports whether to try again. It
+// waits for a compensation, because nothing else can undo, and if the queue is patient.
 func (dl *delivery) holdOn(why Wait) bool {
 	if dl.kind != CompensationAttempt && !dl.dispatch.patient() {
 		return false
@@ -403,8 +407,8 @@ func (dl *delivery) holdOn(why Wait) bool {
 	return err == nil
 }
 
-// finish says what became of the delivery. A reason that the last trial tells already is
-// not told twice.
+// finish sets the result of the delivery. If the last trial ended by Goexit and the
+// reason is Goexit, the text would say so twice.
 func (dl *delivery) finish(reason error) {
 	r := &dl.result
 	r.Duration = time.Since(dl.clock.started)
@@ -419,8 +423,8 @@ func (dl *delivery) finish(reason error) {
 	r.err = &TargetError{Target: r.Target, Outcome: r.Outcome, Attempts: len(r.Attempts), Reason: foreign(reason), Err: dl.verdict.err}
 }
 
-// prepare lets the user shape the request, once for all attempts: an idempotency
-// key promises that they are the same.
+// prepare calls Prepare once for all attempts, because all attempts with one idempotency
+// key must be the same.
 func (dl *delivery) prepare() error {
 	t := dl.target
 	if t.Prepare == nil {
@@ -441,7 +445,7 @@ func (dl *delivery) prepare() error {
 	return t.checkPrepared(&given, &dl.request)
 }
 
-// fallBack tries the fallbacks, if the delivery ended in a way that they are for.
+// fallBack tries the fallbacks if the outcome is in [Target.FallbackOn].
 func (dl *delivery) fallBack() {
 	f := dl.target.fallbacks
 	if f == nil || dl.clock.ctx.Err() != nil || !slices.Contains(f.on, dl.result.Outcome) {
@@ -453,21 +457,21 @@ func (dl *delivery) fallBack() {
 	dl.result.Duration = time.Since(dl.clock.started)
 }
 
-// begin starts the clock of a delivery that comes after others, with their results.
+// begin gives a delivery that comes after others its clock and their results.
 func (dl *delivery) begin(c *clock, earlier Results) {
 	dl.clock = c
 	dl.request.Earlier = earlier
 }
 
-// skip ends a delivery that is not to be begun.
+// skip ends a delivery that must not begin.
 func (dl *delivery) skip(reason error) {
 	dl.endAs(unmade(dl.result.Payload, dl.result.Target, Skipped, reason))
 	w := dl.watch()
 	w.ended(dl.clock.ctx, &dl.result)
 }
 
-// endAs gives the delivery a result that it did not come to by itself: noted in an
-// earlier round, skipped, compensated.
+// endAs replaces the result of the delivery: with one from an earlier round, or one that
+// says skipped or compensated.
 func (dl *delivery) endAs(r Result) {
 	r.position, r.Optional, r.Payload = dl.result.position, dl.result.Optional, dl.result.Payload
 	dl.result = r
@@ -476,7 +480,7 @@ func (dl *delivery) endAs(r Result) {
 	}
 }
 
-// tellCompensation tells what became of undoing it.
+// tellCompensation reports how the compensation ended.
 func (dl *delivery) tellCompensation() {
 	w := dl.watch()
 	w.compensated(dl.clock.ctx, dl.result.Outcome)

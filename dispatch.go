@@ -11,20 +11,20 @@ import (
 	"github.com/fanout-go/fanout/internal/otel"
 )
 
-// dispatch is one payload to a set of targets: a call of Dispatch, or one round of a
-// queue's delivery.
+// dispatch is one payload for a set of targets. It is one call of Dispatch, or one round
+// of a delivery that a queue makes.
 type dispatch struct {
 	setting
 	payload    *Payload
 	ctx        context.Context // the caller's, with the correlation ID and the span
 	deliveries []delivery
-	clocks     *clock // a list
+	clocks     *clock // a linked list
 	pool       pool
-	ended      chan Result // nil if nobody waits for single ones
+	ended      chan Result // gets each result when it is known; nil if nobody reads it
 
 	span    trace.Span // nil if there is none
 	traced  otel.Tracing
-	watched bool // by more than the tally
+	watched bool // somebody besides the tally observes it
 }
 
 // setting is what a dispatch needs of its dispatcher.
@@ -33,11 +33,12 @@ type setting struct {
 	gatesOf  func(*target) *gates
 	overtime context.Context // ends when Close has waited long enough
 
-	submitted bool        // nobody waits: a queue has it made
-	patience  func() bool // the queue's; nil is none
+	submitted bool        // a queue makes it
+	patience  func() bool // the queue's Patient; nil means never
 }
 
-// newDispatch lays out one delivery for each target, all in a few pieces of memory.
+// newDispatch prepares one delivery for each target. It allocates memory for all of them
+// together, because many small allocations would be slower.
 func newDispatch(ctx context.Context, s setting, p *Payload, chosen *selection) *dispatch {
 	targets := chosen.targets
 	d := &dispatch{setting: s, payload: p, ctx: ctx, deliveries: make([]delivery, len(targets))}
@@ -70,7 +71,7 @@ func newDispatch(ctx context.Context, s setting, p *Payload, chosen *selection) 
 	return d
 }
 
-// lay makes a delivery ready to be run.
+// lay prepares a delivery for run.
 func (d *dispatch) lay(dl *delivery, t *target, x *exchange) {
 	dl.dispatch, dl.target, dl.gates, dl.first = d, t, d.gatesOf(t), x
 	key := t.keyFor(d.payload, strings.TrimSuffix(dl.id, firstAttempt))
@@ -80,11 +81,12 @@ func (d *dispatch) lay(dl *delivery, t *target, x *exchange) {
 	dl.result.Target, dl.result.Optional, dl.result.Payload, dl.result.Key = t.Name, t.Optional, d.payload, key
 }
 
-// firstAttempt ends the ID of a delivery's first request; the next ends in ".2".
+// firstAttempt is the end of the ID of a delivery's first request. That of the second one
+// ends in ".2".
 const firstAttempt = ".1"
 
-// requestIDs is one string of the IDs of all first requests. What comes before
-// their end is unique for the delivery, and is its idempotency key.
+// requestIDs returns the IDs of all first requests in one string. An ID without its ".1"
+// is unique to the delivery, and is by default its idempotency key.
 func requestIDs(dispatchID string, targets []*target) string {
 	size := 0
 	for _, t := range targets {
@@ -100,7 +102,7 @@ func requestIDs(dispatchID string, targets []*target) string {
 	return b.String()
 }
 
-// clock finds or starts the one for deliveries with this target's timeouts.
+// clock returns the clock for this target's timeouts, and starts it if there is none.
 func (d *dispatch) clock(t *target) *clock {
 	for c := d.clocks; c != nil; c = c.next {
 		if c.fits(t) {
@@ -112,7 +114,7 @@ func (d *dispatch) clock(t *target) *clock {
 	return c
 }
 
-// run makes all deliveries at once and waits for them.
+// run makes all deliveries at the same time and waits for them.
 func (d *dispatch) run() Results {
 	defer d.release()
 	d.pool.run(d.deliveries)
@@ -127,8 +129,8 @@ func (d *dispatch) results() Results {
 	return results
 }
 
-// release gives back what the deliveries share, also if code of the caller's context panics
-// when it is let go.
+// release releases the gates and stops the clocks. tell recovers a panic, because code of
+// the caller's context runs when a clock stops.
 func (d *dispatch) release() {
 	for i := range d.deliveries {
 		if g := d.deliveries[i].gates; g != nil {
@@ -140,12 +142,12 @@ func (d *dispatch) release() {
 	}
 }
 
-// patient reports whether deliveries may wait before a gate that is shut.
+// patient reports whether deliveries may wait, for example for an open breaker to close.
 func (d *dispatch) patient() bool {
 	return d.patience != nil && d.patience()
 }
 
-// underWay is the result of a delivery that is left to go on.
+// underWay returns the result of a delivery that goes on in the background.
 func (d *dispatch) underWay(i int) Result {
 	dl := &d.deliveries[i]
 	t := dl.target
@@ -154,8 +156,9 @@ func (d *dispatch) underWay(i int) Result {
 	return r
 }
 
-// single makes one more delivery, for a target that stands in for another or undoes what
-// it did. It is made on a goroutine of its own, so that a Goexit of user code ends no more.
+// single makes one more delivery, for a fallback or a compensation. It has a goroutine of
+// its own: without it, a Goexit of user code would also end the delivery that called
+// single.
 func (d *dispatch) single(ctx context.Context, t *target, kind AttemptKind, earlier Results) Result {
 	dl := &delivery{kind: kind, clock: startClock(ctx, t), id: requestIDs(d.payload.ID, []*target{t})}
 	d.lay(dl, t, &exchange{answer: new(Response)})
@@ -171,16 +174,16 @@ func (d *dispatch) single(ctx context.Context, t *target, kind AttemptKind, earl
 	return dl.result
 }
 
-// pool is the goroutines that make the deliveries of one dispatch. At any time one new
-// goroutine is starting up to take the next delivery. A goroutine whose delivery ends at
-// once, as behind an open circuit, takes another instead of exiting. So all deliveries are
-// under way together, and those that end at once share goroutines.
+// pool makes the deliveries of one dispatch. At any time, at most one new goroutine is
+// starting up to take the next delivery. A goroutine whose delivery ends at once, for
+// example because a breaker is open, takes another one instead of exiting. So deliveries
+// that take time run at the same time, and those that end at once share goroutines.
 type pool struct {
 	group      errgroup.Group
-	work       func() error // as a field, so that it is made once
+	work       func() error // a field, so that it is allocated once
 	deliveries []delivery
 	begun      atomic.Int32
-	starting   atomic.Bool // a goroutine was started and is not yet at work
+	starting   atomic.Bool // a goroutine was started and does not run yet
 }
 
 // run returns when all deliveries have ended.
@@ -211,9 +214,9 @@ func (p *pool) makeDeliveries() error {
 	}
 }
 
-// growStack gives a fresh goroutine the stack that a delivery ends up with,
-// while there is nothing on it to move. Growing it on the way, frame by frame,
-// took a fifth of the CPU time of a dispatch in memory.
+// growStack gives a new goroutine a large stack while it is empty and nothing has to be
+// copied. Without this, the stack grew several times during a delivery, which took a
+// fifth of the CPU time of a dispatch in memory.
 //
 //go:noinline
 func growStack() byte {

@@ -26,7 +26,8 @@ func (def *Target) checkFallback(timeout time.Duration) error {
 	return nil
 }
 
-// fallbackOf takes the reserve off the target's own time.
+// fallbackOf returns the fallbacks, and the target's own timeout, which is less by the
+// reserve.
 func (def *Target) fallbackOf(timeout time.Duration, targets []*target) (f *fallbacks, own time.Duration) {
 	f = &fallbacks{targets: targets, on: def.FallbackOn, timeout: timeout}
 	if f.on == nil {
@@ -41,8 +42,8 @@ func (def *Target) fallbackOf(timeout time.Duration, targets []*target) (f *fall
 	return f, timeout - max(0, def.FallbackReserve)
 }
 
-// run tries the fallbacks in order, until one succeeds or may have, and returns the last
-// one's result with the attempts of all.
+// run tries the fallbacks in order until one is Delivered or Unknown. It returns the
+// result of the last one it tried, with the attempts of all of them.
 func (f *fallbacks) run(ctx context.Context, started time.Time, p *dispatch, earlier Results) (last Result) {
 	if f.timeout > 0 {
 		var cancel context.CancelFunc
@@ -61,7 +62,7 @@ func (f *fallbacks) run(ctx context.Context, started time.Time, p *dispatch, ear
 	return last
 }
 
-// fellBack is a failure for which a fallback stood in.
+// fellBack returns a target's failed result, changed by the result of its fallbacks.
 func fellBack(failed, fallback Result) Result {
 	err := *failed.targetError()
 	failed.Attempts = append(failed.Attempts, fallback.Attempts...)

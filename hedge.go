@@ -10,20 +10,21 @@ import (
 	"time"
 )
 
-// Hedge starts one more attempt beside one that is slow, where that is safe: if the
-// method is idempotent (RFC 9110, section 9.2.2) or there is an idempotency key.
-// The first success wins, and the other attempt is cut short; a failure waits for
-// the other. A hedge counts as one of [Retry.MaxAttempts], takes a token of
-// [Retry.Budget], and passes the same gates as any attempt. There is at most one
-// for each attempt.
+// Hedge starts a second attempt while a slow one still runs. It does so only where that
+// is safe: if the method is idempotent (RFC 9110, section 9.2.2) or there is an
+// idempotency key. The first success wins, and the other attempt is cut short. If one
+// fails, the other goes on.
+//
+// A hedge counts as one of [Retry.MaxAttempts], takes a token of [Retry.Budget], and
+// passes the same gates as any attempt. An attempt has at most one hedge.
 type Hedge struct {
-	// After is how long an attempt may take before it is hedged. Default and
-	// negative: there are no hedges, unless Quantile is set.
+	// After is how long an attempt may take before it gets a hedge. Zero and negative mean
+	// no hedges, unless Quantile is set. At most one year.
 	After time.Duration
-	// Quantile, of the target's latest 128 successful attempts, is how long an
-	// attempt may take, once there are 20 of them; until then it is After, if
-	// that is set. 0.95 hedges one in twenty. Less than 1. Default and negative:
-	// After alone counts.
+	// Quantile sets that time by the durations of the target's latest 128 successful
+	// attempts. For example, 0.95 gives hedges to the slowest 5 %. It is used when there are
+	// at least 20 such attempts; before that, After is used. Must be less than 1. Zero and
+	// negative mean that only After is used.
 	Quantile float64
 }
 
@@ -39,12 +40,12 @@ func (h Hedge) check() error {
 	return join(errs...)
 }
 
-// hedging is the gate of a [Hedge]; nil makes no hedges.
+// hedging decides when an attempt gets a hedge. Nil means never.
 type hedging struct {
 	Hedge
 
 	mu     sync.Mutex
-	latest []time.Duration // a ring
+	latest []time.Duration // a ring buffer
 	next   int
 }
 
@@ -57,7 +58,7 @@ func newHedging(h Hedge) *hedging {
 	return &hedging{Hedge: h}
 }
 
-// took notes how long a success took.
+// took stores the duration of a success.
 func (h *hedging) took(d time.Duration) {
 	if h == nil || h.Quantile <= 0 {
 		return
@@ -72,7 +73,7 @@ func (h *hedging) took(d time.Duration) {
 	h.next = (h.next + 1) % latestKept
 }
 
-// patience is how long to wait for an attempt before hedging it.
+// patience returns how long to wait for an attempt before its hedge starts.
 func (h *hedging) patience() (time.Duration, bool) {
 	h.mu.Lock()
 	latest := slices.Clone(h.latest)
@@ -84,31 +85,32 @@ func (h *hedging) patience() (time.Duration, bool) {
 	return latest[int(math.Ceil(h.Quantile*float64(len(latest))))-1], true
 }
 
-// race is an attempt and its hedge: two trials, of which one counts.
+// race is an attempt and its hedge, of which one counts.
 type race struct {
 	turns   [2]turn
 	clock   *clock
 	budget  *budget
 	try     func(*trial, turn)
-	refused func() // tells of a hedge that was not paid for
+	refused func() // reports a hedge that got no token
 
 	trials  [2]trial
 	started int
-	done    [2]bool // the trial may be looked at
+	done    [2]bool // its goroutine has ended, so the trial may be read
 	ended   chan int
 	cancel  [2]context.CancelCauseFunc
 }
 
 var errOutrun = fmt.Errorf("%w: the other attempt won", context.Canceled)
 
-// run returns when all trials have ended.
+// run returns when all trials have ended. If the timer and the end of the first trial
+// come at the same moment, no hedge starts.
 func (r *race) run(after time.Duration) {
 	running := 0
 	start := func() {
 		r.start()
 		running++
 	}
-	defer func() { // though a hook panics or calls Goexit
+	defer func() { // deferred, because a hook may panic or call Goexit
 		r.stopAll()
 		for ; running > 0; running-- {
 			r.done[<-r.ended] = true
@@ -124,7 +126,7 @@ func (r *race) run(after time.Duration) {
 		select {
 		case <-timer.C:
 			switch {
-			case len(r.ended) > 0: // at the same moment
+			case len(r.ended) > 0: // the first has just ended
 			case r.budget.take():
 				start()
 			default:
@@ -140,7 +142,7 @@ func (r *race) run(after time.Duration) {
 	}
 }
 
-// start makes a trial on a goroutine of its own, which user code may end.
+// start makes a trial on a new goroutine, because user code may end it by Goexit.
 func (r *race) start() {
 	i := r.started
 	r.started++
@@ -169,8 +171,8 @@ func (r *race) stopAll() {
 	}
 }
 
-// counts is the trial that decides what comes next: a success, or else the first
-// one's failure, unless it was not sent.
+// counts returns the trial that decides what comes next. That is one that succeeded, or
+// else the first one. If only the hedge was sent, it is the hedge.
 func (r *race) counts() *trial {
 	if winner := r.winner(); winner != nil {
 		return winner

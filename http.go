@@ -20,7 +20,7 @@ import (
 	"github.com/fanout-go/fanout/internal/redact"
 )
 
-// endpoint is the fixed part of every request to an HTTP target.
+// endpoint is the part that all requests to an HTTP target share.
 type endpoint struct {
 	method      string
 	template    *http.Request
@@ -29,7 +29,7 @@ type endpoint struct {
 	auth        Authenticator
 	signer      Signer
 	transport   http.RoundTripper
-	own, traced bool // the transport is the dispatcher's; is net/http's, and reports what it does
+	own, traced bool // the transport is the dispatcher's own; it is net/http's and can be traced
 	idempotency Idempotency
 	keyHeader   string
 	maxBytes    int64
@@ -66,7 +66,7 @@ func newEndpoint(b *builder, def *target) (*endpoint, error) {
 	return e, nil
 }
 
-// check finds all that is wrong with a target besides its URL.
+// check returns all errors of a target except those of its URL.
 func (e *endpoint) check(def *target) error {
 	errs := []error{checkPart("Auth", def.Auth), checkPart("Sign", def.Sign)}
 	if !validMethod(e.method) {
@@ -102,22 +102,22 @@ func validMethod(method string) bool {
 	return header.ValidName(method) && method != http.MethodConnect
 }
 
-// exchange is one attempt's request. A transport may hold on to it after it
-// answered, so that none is used twice.
+// exchange is one attempt's request. It is used for one attempt only, because a transport
+// may still read it after it has answered.
 type exchange struct {
 	request http.Request
 	body    bytes.Reader
 	values  [4]string     // of the headers set for each attempt
-	trace   *wireTrace    // nil under a transport that does not tell
-	answer  *Response     // outlives the rest: it is in the result
-	refused *http.Request // whose credentials are to be renewed; nil if none are
+	trace   *wireTrace    // nil if the transport cannot be traced
+	answer  *Response     // allocated separately, because the result keeps it
+	refused *http.Request // the request that got a 401, if its credentials are to be renewed
 	sent    *Request      // what the attempt sends
-	own     *Request      // what a Sender gets instead
+	own     *Request      // the copy of sent that a Sender gets
 }
 
-// build makes and signs the request. It never sets GetBody, and always a Body:
-// otherwise net/http would by itself repeat a request that met a dead
-// connection, an attempt nobody sees.
+// build makes and signs the request. It always sets Body and never GetBody. Otherwise
+// net/http would repeat the request by itself if its connection turned out to be dead,
+// and nobody would count that attempt.
 func (e *endpoint) build(ctx context.Context, x *exchange, r *Request) error {
 	watched := ctx
 	if e.traced {
@@ -129,7 +129,7 @@ func (e *endpoint) build(ctx context.Context, x *exchange, r *Request) error {
 		body = nil
 	}
 	seen := watched
-	if e.auth != nil { // a request that it makes, for a token, is not the one that is watched
+	if e.auth != nil { // auth may send a request for a token, which must not be traced as this one
 		seen = ctx
 	}
 	x.request = *e.template.WithContext(seen)
@@ -138,7 +138,7 @@ func (e *endpoint) build(ctx context.Context, x *exchange, r *Request) error {
 	e.inject(ctx, x.request.Header)
 	x.request.ContentLength = int64(len(body))
 	x.body.Reset(body)
-	// With this type net/http sends the body in one packet with the header.
+	// With this type, net/http sends the header and the body in one packet.
 	x.request.Body = io.NopCloser(&x.body)
 	if len(body) == 0 {
 		x.request.TransferEncoding = identity
@@ -171,7 +171,8 @@ func (e *endpoint) sign(ctx context.Context, x *exchange, r *Request, body []byt
 	return header.CheckFields(x.request.Header)
 }
 
-// authenticate lets user code change the header, and nothing of what is shared.
+// authenticate gives user code a copy of what attempts share, so that it changes only its
+// own.
 func (e *endpoint) authenticate(ctx context.Context, x *exchange) error {
 	if e.auth == nil {
 		return nil
@@ -193,7 +194,7 @@ func (e *endpoint) authenticate(ctx context.Context, x *exchange) error {
 	return header.CheckFields(x.request.Header)
 }
 
-var identity = []string{"identity"} // no body, rather than an empty chunked one
+var identity = []string{"identity"} // so that net/http sends no body, instead of an empty chunked one
 
 func (e *endpoint) requestHeader(x *exchange, r *Request, hasBody bool) http.Header {
 	h := make(http.Header, len(e.header)+len(r.Header)+len(x.values))
@@ -213,7 +214,7 @@ func (e *endpoint) requestHeader(x *exchange, r *Request, hasBody bool) http.Hea
 	return h
 }
 
-// canonical copies a header with its names as net/http writes them.
+// canonical copies a header, with its names as net/http writes them.
 func canonical(h http.Header) http.Header {
 	c := make(http.Header, len(h))
 	for name, values := range h {
@@ -222,7 +223,8 @@ func canonical(h http.Header) http.Header {
 	return c
 }
 
-// roundTrip does not follow redirects: body, key and signature stay home.
+// roundTrip does not follow redirects, because another host must not get the body, the
+// key and the signature.
 func (e *endpoint) roundTrip(ctx context.Context, x *exchange) (*Response, error) {
 	resp, err := e.transport.RoundTrip(&x.request)
 	switch {
@@ -247,24 +249,24 @@ func (e *endpoint) roundTrip(ctx context.Context, x *exchange) (*Response, error
 	case resp.StatusCode/100 == 2:
 		return x.answer, err
 	}
-	return x.answer, nil // the status says no; its body would only explain
+	return x.answer, nil // the status denies, whether or not the body could be read
 }
 
-// closeAtEnd makes a body's reading end with the context, as net/http does and
-// other transports may not.
+// closeAtEnd closes the body when the context ends, so that reading it ends. net/http
+// does this by itself. Other transports may not.
 func closeAtEnd(ctx context.Context, body io.Closer) (stop func() bool) {
 	return context.AfterFunc(ctx, func() { _ = body.Close() })
 }
 
-// readBody reads a body to its end, so that the connection can be used again,
-// and closes it. A body over limit is not drained: its connection is closed.
+// readBody reads a body to its end and closes it, so that the connection can be used
+// again. It does not read on if a body is over limit; then the connection is closed.
 func readBody(resp *http.Response, limit int64) ([]byte, error) {
 	if resp.Body == nil {
 		return nil, nil
 	}
 	defer resp.Body.Close()
 	if resp.Body == http.NoBody || resp.StatusCode == http.StatusSwitchingProtocols {
-		return nil, nil // after a 101 there is a connection, which never ends
+		return nil, nil // after a 101 the body is the connection, which does not end
 	}
 	if limit < 0 {
 		limit = math.MaxInt64
@@ -272,7 +274,7 @@ func readBody(resp *http.Response, limit int64) ([]byte, error) {
 	if resp.ContentLength > limit {
 		return nil, fmt.Errorf("%w: %d bytes, limit %d", ErrResponseTooLarge, resp.ContentLength, limit)
 	}
-	// One byte more than announced, so that the end is seen without growing.
+	// One byte more than Content-Length, so that the end is seen without growing the slice.
 	body := make([]byte, 0, max(512, min(resp.ContentLength, 64<<10)+1))
 	for idle := 0; ; idle++ {
 		n, err := resp.Body.Read(body[len(body):cap(body)])
@@ -303,7 +305,7 @@ func parseURL(raw string) (*url.URL, error) {
 		return nil, invalid("URL", "cannot be parsed (not shown, as it may hold a secret)")
 	}
 	if u.Path == "" {
-		u.Path = "/" // as it is sent; and so that a Prepare can join to it
+		u.Path = "/" // as net/http sends it; also, Prepare can join a path to it
 	}
 	return u, checkURL(u)
 }
