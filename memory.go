@@ -9,21 +9,22 @@ import (
 	"time"
 )
 
-// MemoryLimits bounds a queue in memory.
+// MemoryLimits limits the queue in memory. A negative number is an error of [New].
 type MemoryLimits struct {
-	// MaxDispatches may be accepted and not yet done; as many again if they keep
-	// nobody waiting, so that targets that hang do not shut out the others. Default
-	// 1024; negative is refused.
+	// MaxDispatches is how many dispatches may be accepted and not yet done. Up to twice as
+	// many may be, if the further ones go only to targets that have few deliveries: fewer
+	// than Workers, and fewer than a quarter of MaxPerTarget. So targets that hang do not
+	// block the others. Zero means the default, 1024.
 	MaxDispatches int
-	// MaxPerTarget deliveries to one target may be accepted and not yet done, so
-	// that a target that hangs leaves room for the others. Default half of
-	// MaxDispatches; negative is refused.
+	// MaxPerTarget is how many deliveries to one target may be accepted and not yet done. So
+	// a target that hangs leaves room for the others. Zero means the default, half of
+	// MaxDispatches.
 	MaxPerTarget int
-	// Workers deliveries to one target are made at once. Default 64; negative is
-	// refused.
+	// Workers is how many deliveries to one target are made at the same time. Zero means the
+	// default, 64.
 	Workers int
-	// MaxWait is how long Submit waits for room, at most until its context ends.
-	// Default and negative: it does not wait.
+	// MaxWait is how long Submit waits for room, at most until its context ends. Zero and
+	// negative mean that it does not wait.
 	MaxWait time.Duration
 }
 
@@ -42,19 +43,19 @@ func (l MemoryLimits) check() error {
 	)
 }
 
-// memoryQueue has a queue for each target. It exists, and its workers run, only while there
-// is work in it.
+// memoryQueue has a queue for each target. The queue of a target and its workers exist
+// only while there is work for it.
 type memoryQueue struct {
 	limits MemoryLimits
 	worker *Worker
 
 	mu      sync.Mutex
 	queues  map[string]*targetQueue
-	undone  int // dispatches
+	undone  int // number of dispatches
 	closed  bool
 	changed chan struct{} // closed when a dispatch is done, nil if nobody waits
 
-	cut    context.Context // ends what runs when the time to drain is over
+	cut    context.Context // ends when the time to drain is over, and cuts short what runs
 	cutOff context.CancelCauseFunc
 	// making holds the entries that a worker has taken. The value is nil while the
 	// delivery runs, and holds the failed results while hooks are called, so that Close
@@ -68,7 +69,7 @@ type targetQueue struct {
 	name    string
 	waiting []entry // oldest first
 	workers int
-	undone  int // entries, those being made included
+	undone  int // number of entries, with those that workers have taken
 }
 
 // entry is one delivery in the queue of its target.
@@ -76,13 +77,13 @@ type entry struct {
 	ctx      context.Context // the submitter's
 	delivery *Delivery
 	batch    *batch
-	refused  bool // there was no room for it: it is only reported
+	refused  bool // there was no room for it: it is reported and not made
 }
 
-// batch is the deliveries of one dispatch, if there are several.
+// batch counts the deliveries of one dispatch, if there are several.
 type batch struct{ undone int }
 
-// done reports whether the one that is done now was the last.
+// done counts one delivery as done, and reports whether it was the last.
 func (b *batch) done() bool {
 	if b == nil {
 		return true
@@ -91,12 +92,12 @@ func (b *batch) done() bool {
 	return b.undone == 0
 }
 
-// NewMemoryQueue returns the queue that is used if [Config.Queue] is nil, with
-// limits of its own. It holds what was submitted in memory only.
+// NewMemoryQueue returns a queue that keeps deliveries in memory only. [New] makes one,
+// with default limits, if [Config.Queue] is nil. A queue is for one dispatcher.
 //
-// A submission finds no room if too many dispatches wait already, or too many
-// deliveries to one of its required targets. An optional target without room is
-// left out: its result is [Rejected] with [ErrFull].
+// Submit returns [ErrFull] if too many dispatches are not done, or too many deliveries to
+// one of the required targets. An optional target without room is left out: its result is
+// [Rejected] with ErrFull.
 func NewMemoryQueue(limits MemoryLimits) Queue {
 	q := &memoryQueue{limits: limits.withDefaults(), queues: make(map[string]*targetQueue), making: make(map[*entry][]Result)}
 	q.cut, q.cutOff = context.WithCancelCause(context.Background())
@@ -146,7 +147,10 @@ func (q *memoryQueue) Submit(ctx context.Context, deliveries []Delivery) error {
 	}
 }
 
-// trySubmit returns, with ErrFull, what tells that there may be room again.
+// trySubmit accepts the deliveries if there is room. If not, it returns ErrFull and a
+// channel that is closed when something has changed. Both happen under one lock:
+// otherwise a delivery could end between the two, and Submit would wait although there is
+// room.
 func (q *memoryQueue) trySubmit(ctx context.Context, deliveries []Delivery) (changed <-chan struct{}, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -168,7 +172,7 @@ func (q *memoryQueue) trySubmit(ctx context.Context, deliveries []Delivery) (cha
 	return nil, nil
 }
 
-// firstTarget names the queue in which a delivery waits.
+// firstTarget returns the name of the queue in which a delivery waits.
 func firstTarget(d *Delivery) string { return d.Targets[0] }
 
 func (q *memoryQueue) room(deliveries []Delivery) error {
@@ -183,8 +187,9 @@ func (q *memoryQueue) room(deliveries []Delivery) error {
 	return nil
 }
 
-// quiet reports whether a submission keeps nobody waiting: then targets that hang do
-// not shut out the others.
+// quiet reports whether a submission goes only to targets that have few deliveries. It is
+// then accepted although MaxDispatches is reached, so that targets that hang do not block
+// others.
 func (q *memoryQueue) quiet(deliveries []Delivery) bool {
 	for i := range deliveries {
 		d := &deliveries[i]
@@ -201,8 +206,9 @@ func (q *memoryQueue) crowded(target string) bool {
 	return l != nil && l.undone >= q.limits.MaxPerTarget
 }
 
-// patient reports whether a delivery may take its time: while half of its queue is
-// free, so that a target that stays down does not fill it, and not while draining.
+// patient reports whether a delivery may wait for its target. It may while at least half
+// of the room for the target is free, so that a target that stays down does not fill it.
+// It may not while the queue drains.
 func (q *memoryQueue) patient(d *Delivery) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -210,7 +216,8 @@ func (q *memoryQueue) patient(d *Delivery) bool {
 	return !q.closed && (l == nil || 2*l.undone <= q.limits.MaxPerTarget)
 }
 
-// refusals begins the name of a queue of what is only reported. No target's name does.
+// refusals begins the name of a queue whose entries are only reported. No target's name
+// can begin with it.
 const refusals = "\x00"
 
 func (q *memoryQueue) add(e entry) {
@@ -242,14 +249,14 @@ func (q *memoryQueue) work(l *targetQueue) {
 	}
 }
 
-// carryOut makes a delivery and tells what came of it. If code of the submitter's context
-// calls Goexit, the delivery is reported as not made, and another goroutine goes on for
-// this one, which is ending.
+// carryOut makes a delivery and reports its results. If code of the submitter's context
+// calls Goexit, this goroutine ends. Then the deferred function reports the delivery as
+// not made and starts another worker in place of this one.
 func (q *memoryQueue) carryOut(l *targetQueue, e *entry) {
 	var results []Result
 	defer func() {
 		if results == nil {
-			e.ctx = context.Background() // as it is not to be trusted
+			e.ctx = context.Background() // because code of e.ctx called Goexit
 			q.report(l, e, e.delivery.Results(Rejected, ErrGoexit))
 			go q.work(l)
 		}
@@ -269,8 +276,8 @@ func (q *memoryQueue) deliver(e *entry) []Result {
 	return results
 }
 
-// report tells what came of a delivery. Until its hooks have returned, Close would name
-// what failed.
+// report reports the results of a delivery. While its hooks run, making has the failed
+// results. If Close gives up in that time, it can still return them.
 func (q *memoryQueue) report(l *targetQueue, e *entry, results []Result) {
 	q.made(e, results)
 	var lost []Result
@@ -284,8 +291,8 @@ func (q *memoryQueue) report(l *targetQueue, e *entry, results []Result) {
 	q.done(l, e, lost)
 }
 
-// next fills e with the oldest entry. If there is none, the worker ends, and with the last
-// worker the queue of the target.
+// next fills e with the oldest entry. If there is none, the worker ends. The last worker
+// removes the queue of the target.
 func (q *memoryQueue) next(l *targetQueue, e *entry) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -303,7 +310,7 @@ func (q *memoryQueue) next(l *targetQueue, e *entry) bool {
 	return true
 }
 
-// made notes what Close has to name while hooks are told.
+// made stores what Close returns if it gives up while hooks run.
 func (q *memoryQueue) made(e *entry, results []Result) {
 	var failed []Result
 	for _, r := range results {
@@ -399,8 +406,7 @@ func (q *memoryQueue) Close(ctx context.Context) error {
 	return q.whatIsLost()
 }
 
-// drained waits until all is done, and reports whether that was so before ctx
-// ended.
+// drained waits until all is done or ctx ends. It reports whether all is done.
 func (q *memoryQueue) drained(ctx context.Context) bool {
 	for {
 		q.mu.Lock()
@@ -417,7 +423,8 @@ func (q *memoryQueue) drained(ctx context.Context) bool {
 	}
 }
 
-// giveUp takes what waits and cuts short what runs.
+// giveUp removes the entries that wait, notes them as lost, and cuts short those that
+// run.
 func (q *memoryQueue) giveUp(ctx context.Context) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -433,10 +440,11 @@ func (q *memoryQueue) giveUp(ctx context.Context) {
 	q.cutOff(ErrClosed)
 }
 
-// cutShortGrace is how long Close waits for deliveries whose contexts it ended.
+// cutShortGrace is how long Close waits for deliveries after it has cut them short.
 const cutShortGrace = time.Second
 
-// whatIsLost names what still runs too: a Sender that ignores its context.
+// whatIsLost returns an error with all that is lost. That includes what still runs, for
+// example in a Sender that ignores its context.
 func (q *memoryQueue) whatIsLost() error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -445,7 +453,7 @@ func (q *memoryQueue) whatIsLost() error {
 	}
 	lost := &UndeliveredError{Left: append([]Result(nil), q.lost.Left...), Err: q.lost.Err}
 	for e, results := range q.making {
-		if results == nil { // it is still out
+		if results == nil { // it still runs
 			results = e.delivery.Results(Unknown, ErrClosed)
 		}
 		lost.Left = append(lost.Left, results...)

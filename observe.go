@@ -14,60 +14,60 @@ import (
 	"github.com/fanout-go/fanout/internal/redact"
 )
 
-// Hooks are functions that are told what happens as it happens, for those who do
-// without OpenTelemetry. Any may be nil. They run on the goroutine of the delivery,
-// outside all locks, and hold it up; a panic in one is contained, and logged. Their
-// arguments must not be changed. What a submitted delivery came to in the end is
-// told to [Config.OnResult].
+// Hooks are functions that are called when something happens, for users without
+// OpenTelemetry. Any may be nil. They run on the goroutine that does the work, so they
+// slow it down, and may run at the same time. They hold no lock. A panic in one is
+// recovered and logged. Their arguments must not be changed. For final results of
+// submitted deliveries, use [Config.OnResult].
 type Hooks struct {
-	// AttemptStarted comes when an attempt has passed all gates.
+	// AttemptStarted is called when an attempt has passed all gates, before it is sent.
 	AttemptStarted func(context.Context, AttemptEvent)
-	// AttemptEnded comes when an attempt that was sent has ended.
+	// AttemptEnded is called when an attempt that was sent has ended.
 	AttemptEnded func(context.Context, AttemptEvent)
-	// Waited comes when a delivery has waited.
+	// Waited is called when a wait of a delivery is over.
 	Waited func(context.Context, WaitEvent)
-	// BreakerChanged comes when a target's breaker changed its state.
+	// BreakerChanged is called when a target's breaker has changed its state.
 	BreakerChanged func(context.Context, BreakerEvent)
-	// DeliveryEnded comes when a delivery has ended: for a queue that delivers
-	// later again, every time. It comes for a fallback too, under its own name, before it
-	// comes for the target.
+	// DeliveryEnded is called when a delivery has ended. If a queue makes a delivery several
+	// times, it is called every time. For a fallback it is called under the fallback's name,
+	// before it is called for the target. For a compensation it is called after that.
 	DeliveryEnded func(context.Context, Result)
 }
 
-// AttemptEvent is an attempt that starts or has ended.
+// AttemptEvent describes an attempt that starts or has ended.
 type AttemptEvent struct {
 	Request *Request
-	Attempt *Attempt // nil while it starts
+	Attempt *Attempt // nil in AttemptStarted
 }
 
-// WaitEvent is a wait of a delivery that is over.
+// WaitEvent describes a wait of a delivery.
 type WaitEvent struct {
 	Target string
 	For    Wait
 	Waited time.Duration
 }
 
-// BreakerEvent is a change of a target's circuit breaker.
+// BreakerEvent describes a change of a target's circuit breaker.
 type BreakerEvent struct {
 	Target   string
 	From, To BreakerState
 }
 
-// Wait is what a delivery waits for.
+// Wait says what a delivery waits for.
 type Wait string
 
-// The waits of a delivery.
+// What a delivery can wait for.
 const (
 	WaitRateLimit Wait = "rate_limit"
 	WaitBulkhead  Wait = "bulkhead"
 	WaitBackoff   Wait = "backoff"
-	WaitBreaker   Wait = "breaker"      // to close, in the background
-	WaitBudget    Wait = "retry_budget" // to refill, in the background
-	WaitToken     Wait = "token"        // to be had, in the background
+	WaitBreaker   Wait = "breaker"      // for an open breaker to close
+	WaitBudget    Wait = "retry_budget" // for the budget to have a token
+	WaitToken     Wait = "token"        // for the target's credentials
 )
 
-// observer tells whoever wants to know what happens: spans, metrics, log, counters and
-// hooks. Each of its methods, and of watch's, is one moment at which something is told.
+// observer reports what happens to spans, metrics, logs, counters and hooks. Each of its
+// methods, and of watch's, is called at one kind of moment.
 type observer struct {
 	otel     *otel.Telemetry
 	log      log
@@ -77,7 +77,7 @@ type observer struct {
 	onResult, onDeadLetter func(context.Context, Result)
 }
 
-// hook is the user's, or empty.
+// hook returns the user's hooks, or empty ones.
 func (o *observer) hook() *Hooks {
 	if o.hooks == nil {
 		return &Hooks{}
@@ -85,8 +85,8 @@ func (o *observer) hook() *Hooks {
 	return o.hooks
 }
 
-// watching reports whether anybody wants to know of deliveries and attempts. It is
-// asked once for a dispatch.
+// watching reports whether anything besides the counters observes deliveries and
+// attempts. It is called once for a dispatch.
 func (o *observer) watching(ctx context.Context) (yes bool) {
 	o.tell(func() {
 		yes = o.hooks != nil || o.security.on() || o.otel.Enabled(ctx) || o.log.enabled(ctx, slog.LevelDebug)
@@ -94,9 +94,9 @@ func (o *observer) watching(ctx context.Context) (yes bool) {
 	return yes
 }
 
-// dispatchStarted returns the context for what belongs to the dispatch, its span, nil if
-// there is none, and how its deliveries are traced. What was submitted has a trace of its
-// own, and one for each delivery if they are made one by one.
+// dispatchStarted returns the context for the dispatch, its span, which may be nil, and
+// how its deliveries are traced. A submitted dispatch has a trace of its own. If its
+// deliveries are made one by one, each has one.
 func (o *observer) dispatchStarted(ctx context.Context, p *Payload, targets int, submitted, together bool) (context.Context, trace.Span, otel.Tracing) {
 	ids := otel.IDs{Dispatch: p.ID, Correlation: p.CorrelationID}
 	var span trace.Span
@@ -127,12 +127,12 @@ func (o *observer) dispatchEnded(span trace.Span, results Results, err error) {
 	})
 }
 
-// dispatchDone tells of a dispatch whose caller waited for it.
+// dispatchDone logs a dispatch whose caller waited for it.
 func (o *observer) dispatchDone(ctx context.Context, p *Payload, results Results, err error) {
 	o.contain(ctx, "telemetry", func() { o.log.dispatch(ctx, p, results, err) })
 }
 
-// allCanceled reports whether nothing failed but for the caller's own end.
+// allCanceled reports whether every failure happened because the caller's context ended.
 func allCanceled(results Results) bool {
 	for _, r := range results {
 		if r.Outcome != Delivered && !r.Optional && ClassOf(r.Err()) != ClassCanceled {
@@ -142,12 +142,12 @@ func allCanceled(results Results) bool {
 	return true
 }
 
-// submitted tells of what a queue accepted for a target.
+// submitted counts what a queue accepted for a target.
 func (o *observer) submitted(ctx context.Context, t *otel.Target) {
 	o.contain(ctx, "telemetry", func() { o.otel.Submitted(ctx, t.Label) })
 }
 
-// submitRefused tells why a queue did not accept what was submitted.
+// submitRefused reports that a queue did not accept a dispatch.
 func (o *observer) submitRefused(ctx context.Context, err error) {
 	if errors.Is(err, ErrFull) {
 		o.contain(ctx, "telemetry", func() { o.otel.Refused(ctx) })
@@ -155,20 +155,20 @@ func (o *observer) submitRefused(ctx context.Context, err error) {
 	o.inputRefused(ctx, err)
 }
 
-// final is a result that nobody waits for.
+// final is a result that is reported to OnResult and OnDeadLetter.
 type final struct {
 	Result
-	label   string // of its target, in metrics
-	queued  bool   // a queue had it
-	closing bool   // the dispatcher drains
-	known   bool   // the caller has it too
+	label   string // its target's name in metrics
+	queued  bool   // it comes from a queue
+	closing bool   // Close has begun
+	known   bool   // Dispatch returns it too
 }
 
-// settled tells of a final result: of a delivery that was submitted or left to finish,
-// and of what a failed saga could not undo.
+// settled reports a final result. It is that of a delivery that was submitted or left by
+// a quorum, or of a target that a saga could not undo.
 func (o *observer) settled(ctx context.Context, f final) {
 	if f.Payload == nil {
-		f.Payload = new(Payload) // of a queue that does not know it any more
+		f.Payload = new(Payload) // the queue has not kept it
 	}
 	dead := f.IsDeadLetter()
 	usable := false
@@ -176,12 +176,12 @@ func (o *observer) settled(ctx context.Context, f final) {
 		_ = CorrelationID(ctx)
 		usable = true
 	})
-	if !usable { // its code panics, or ends goroutines
+	if !usable { // its code panics, or calls Goexit
 		ctx = context.Background()
 	}
 	ctx = WithCorrelationID(context.WithoutCancel(ctx), f.Payload.CorrelationID)
 	o.apart(ctx, "telemetry", func() {
-		defer o.tell(func() { // though a meter ends the goroutine
+		defer o.tell(func() { // deferred, because a meter may call Goexit
 			if dead && !f.known {
 				o.log.deadLetter(ctx, f.Result)
 			}
@@ -201,8 +201,8 @@ func (o *observer) settled(ctx context.Context, f final) {
 	}
 }
 
-// apart calls user code on a goroutine of its own, so that neither a panic nor a Goexit in
-// it is the queue's. There is no result to report a panic in.
+// apart calls user code on a new goroutine. Without that, a Goexit in it would end a
+// worker of the queue. A panic is logged, because there is no result to put it in.
 func (o *observer) apart(ctx context.Context, name string, call func()) {
 	done := make(chan struct{})
 	go func() {
@@ -212,31 +212,31 @@ func (o *observer) apart(ctx context.Context, name string, call func()) {
 	<-done
 }
 
-// tell is contain for what says nothing of its own name: a tracer, a meter or a log.
+// tell is contain for user code without a name: a tracer, a meter or a log.
 func (o *observer) tell(call func()) { o.contain(context.Background(), "telemetry", call) }
 
-// contain calls user code whose panic must fail nothing else.
+// contain calls user code. A panic in it is logged, and nothing else fails.
 func (o *observer) contain(ctx context.Context, name string, call func()) {
 	defer func() {
 		if p := recover(); p != nil {
-			defer func() { _ = recover() }() // of a logger that panics, too: there is nobody left to tell
+			defer func() { _ = recover() }() // the logger may panic too, and then nothing can be logged
 			o.log.panicked(ctx, name, newPanicError(p))
 		}
 	}()
 	call()
 }
 
-// watch is what is told of one delivery, and to whom.
+// watch reports what happens in one delivery.
 type watch struct {
 	*observer
 	target  *otel.Target
 	payload *Payload
 	tally   *tally
 	span    trace.Span // the delivery's, nil if there is none
-	on      bool       // somebody wants to know, besides the tally
+	on      bool       // something besides the tally observes it
 }
 
-// within puts the delivery's span into a context.
+// within returns ctx with the delivery's span.
 func (w *watch) within(ctx context.Context) context.Context {
 	if w.span == nil {
 		return ctx
@@ -272,8 +272,8 @@ func (w *watch) waited(ctx context.Context, why Wait, since time.Time) {
 	}
 }
 
-// attemptStarted returns the context that the attempt is made with. Its span is set before
-// a hook is told, which may end the goroutine.
+// attemptStarted returns the context of the attempt. It sets span before it calls the
+// hook, because the hook may call Goexit, and the span must be ended nevertheless.
 func (w *watch) attemptStarted(ctx context.Context, r *Request, made int, span *trace.Span) context.Context {
 	if !w.on {
 		return ctx
@@ -287,8 +287,7 @@ func (w *watch) attemptStarted(ctx context.Context, r *Request, made int, span *
 	return ctx
 }
 
-// attemptEnded comes when the verdict is known; made counts this attempt and those
-// before it.
+// attemptEnded is called when the verdict is known. made is the attempt's number.
 func (w *watch) attemptEnded(ctx context.Context, span trace.Span, r *Request, a *Attempt, made int) {
 	w.tally.inFlight.Add(-1)
 	if !w.on {
@@ -304,12 +303,13 @@ func (w *watch) attemptEnded(ctx context.Context, span trace.Span, r *Request, a
 	w.tell(func() { w.log.attempt(ctx, w.target.Name, w.payload, a, made) })
 	w.tell(func() { w.securityAttempt(ctx, a) })
 	if hook := w.hook().AttemptEnded; hook != nil {
-		own := *a // as the delivery goes on with its own
+		own := *a // a copy, because the delivery goes on using a
 		w.contain(ctx, "AttemptEnded", func() { hook(ctx, AttemptEvent{r, &own}) })
 	}
 }
 
-// attemptUnsent comes when an attempt that had passed all gates was not sent after all.
+// attemptUnsent is called when an attempt was not sent. Its span is nil if a gate
+// rejected it.
 func (w *watch) attemptUnsent(span trace.Span, err error) {
 	if span != nil {
 		w.tell(func() { otel.EndUnsent(span, failureOf(err)) })
@@ -320,7 +320,8 @@ func (w *watch) retryRefused(ctx context.Context) {
 	w.tell(func() { w.otel.RetryRefused(ctx, w.target) })
 }
 
-// breakerChanged passes on how the breaker moved, outside its lock.
+// breakerChanged reports the changes of a breaker. The breaker's lock is not held here,
+// so that a hook may use the dispatcher.
 func (w *watch) breakerChanged(ctx context.Context, changes []breakerChange) {
 	if len(changes) == 0 {
 		return
@@ -341,7 +342,7 @@ func (w *watch) breakerChanged(ctx context.Context, changes []breakerChange) {
 
 func (w *watch) ended(ctx context.Context, r *Result) {
 	class := ClassOf(r.err)
-	if r.Outcome == Skipped || class == ClassBreakerOpen { // which would hide why it opened
+	if r.Outcome == Skipped || class == ClassBreakerOpen { // would hide the error that opened it
 		class = ""
 	}
 	w.tally.ended(r.Outcome, string(class))
@@ -373,10 +374,10 @@ func failureOf(err error) otel.Failure {
 	return otel.Failure{Class: string(ClassOf(err)), Text: redact.Shown(err)}
 }
 
-// What is told to [Config.SecurityLogger], as the attribute "event".
+// The values of the attribute "event" in [Config.SecurityLogger].
 const (
-	eventAuthFailed     = "auth_failed"         // credentials could not be had, or were refused
-	eventCertificate    = "certificate_refused" // the target's by us, or ours by the target
+	eventAuthFailed     = "auth_failed"         // credentials could not be had, or the target denied them
+	eventCertificate    = "certificate_refused" // the target's, which is not trusted, or ours, which it denied
 	eventAddressBlocked = "address_blocked"     // by a [Guard]
 	eventInputRefused   = "input_refused"       // a payload or a target that cannot be used
 	eventRateLimited    = "rate_limited"        // a delivery was rejected by [RateLimit]
@@ -415,9 +416,9 @@ func (w *watch) tellSecurity(ctx context.Context, level slog.Level, event string
 	w.security.tell(ctx, level, event, attributes...)
 }
 
-// inputRefused tells of input that cannot be used.
+// inputRefused reports input that cannot be used.
 func (o *observer) inputRefused(ctx context.Context, err error) {
-	if ctx == nil || !errors.Is(err, ErrInvalid) || errors.Is(err, ErrNoTargets) { // which is the operator's fault
+	if ctx == nil || !errors.Is(err, ErrInvalid) || errors.Is(err, ErrNoTargets) { // no targets are the operator's fault
 		return
 	}
 	o.contain(ctx, "telemetry", func() {
@@ -443,7 +444,7 @@ func (o *observer) targetsRemoved(names []string) {
 	}
 }
 
-// copyOf keeps what a pointer points to from being changed by its owner.
+// copyOf returns a copy of what p points to, which the owner of p cannot change.
 func copyOf[T any](p *T) *T {
 	if p == nil {
 		return nil
