@@ -114,7 +114,7 @@ func counts(lists [][]int) []int {
 
 // walk calls do once for each position, each time in a goroutine of its own. It calls do
 // for a position when do has returned for all positions that it comes after. It returns
-// when all have.
+// when all calls have returned.
 func walk(after, next [][]int, do func(int)) {
 	var mu sync.Mutex
 	var group errgroup.Group

@@ -2,7 +2,7 @@ package fanout
 
 import "context"
 
-// err is nil if enough targets were delivered to.
+// err returns nil if enough targets succeeded.
 func (q quorum) err(results Results) error {
 	if q.successes == 0 || len(results) == 0 {
 		return results.Err()
@@ -38,9 +38,9 @@ func (q quorum) cutRest(ctx context.Context, begin func(context.Context) *dispat
 	return results
 }
 
-// leave begins all deliveries, and returns when enough have succeeded. The rest goes on
-// until overtime ends. When all has ended, left is called with the names of those that
-// were late.
+// leave begins all deliveries, and returns when enough have succeeded. The others go on
+// until overtime ends. When all have ended, left is called with the names of those
+// others.
 func (q quorum) leave(ctx, overtime context.Context, begin func(context.Context) *dispatch, left func(context.Context, *dispatch, Results, []string)) Results {
 	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(overtime, func() { cancel(ErrClosed) })
@@ -50,12 +50,12 @@ func (q quorum) leave(ctx, overtime context.Context, begin func(context.Context)
 	}
 	begun := false
 	defer func() {
-		if !begun { // code of ctx panics
+		if !begun { // code of ctx has panicked
 			end()
 		}
 	}()
 	detach := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
-	defer detach() // last, as code of ctx may panic in it
+	defer detach() // deferred last, because code of ctx may panic in it
 	p := begin(inner)
 	begun = true
 	p.ended = make(chan Result, len(p.deliveries))
@@ -78,8 +78,8 @@ func (q quorum) leave(ctx, overtime context.Context, begin func(context.Context)
 	return so
 }
 
-// await returns the results of those that have ended when enough have succeeded, or all
-// have ended.
+// await waits until enough have succeeded or all have ended. It returns the results so
+// far.
 func (q quorum) await(p *dispatch) Results {
 	results := make(Results, len(p.deliveries))
 	for successes := 0; successes < q.successes && len(results) < len(p.deliveries); {

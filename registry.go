@@ -13,8 +13,8 @@ import (
 	"github.com/fanout-go/fanout/internal/redact"
 )
 
-// registry is the configured targets. They may change while dispatches run,
-// which go on with the definitions they began with.
+// registry has the configured targets. They may change while dispatches run. A running
+// dispatch keeps the definitions that it began with.
 type registry struct {
 	builder
 	lookup func(context.Context, string) (Target, error)
@@ -24,19 +24,19 @@ type registry struct {
 	byName  map[string]*target
 	names   []string // in definition order
 	all     *selection
-	labels  int  // given out
-	related bool // some target is, or was
+	labels  int  // how many targets have labels of their own
+	related bool // some target is or was related to another
 }
 
-// selection is a set of targets, which never changes.
+// selection is a set of targets. It never changes.
 type selection struct {
 	targets []*target
 	names   []string
 	graph   *graph // nil if no target depends on another
-	err     error  // why it cannot be dispatched to: one that others come after was removed
+	err     error  // why it cannot be used: a target that others come after was removed
 }
 
-// allows refuses a quorum that cannot be reached.
+// allows refuses a quorum that these targets cannot reach.
 func (s *selection) allows(o *options) error {
 	switch n := o.quorum.successes; {
 	case o.quorums == 0:
@@ -95,8 +95,9 @@ func (r *registry) set(targets []*target) error {
 	return nil
 }
 
-// check looks at the whole only if any of it depends on another: what stands alone
-// may be set a hundred thousand times.
+// check checks all targets only if some target is related to another. Without that
+// condition, setting 100,000 single targets one by one would take time that grows with
+// the square.
 func (r *registry) check(targets []*target) error {
 	if !r.related && !slices.ContainsFunc(targets, (*target).related) {
 		return nil
@@ -119,10 +120,11 @@ func (r *registry) check(targets []*target) error {
 	return err
 }
 
-// related reports whether the target has to do with any other.
+// related reports whether the target depends on others, or has fallbacks.
 func (t *target) related() bool { return t.chained() || t.fallbacks != nil }
 
-// takeGates keeps those of an old definition that are still right.
+// takeGates takes the gates of the old definition if URL and policy are the same.
+// Otherwise it makes new ones.
 func (t *target) takeGates(old *target) {
 	if old != nil && old.URL == t.URL && reflect.DeepEqual(old.policy, t.policy) {
 		t.gates = old.gates
@@ -149,7 +151,7 @@ func named(targets []*target, name string) *target {
 	return targets[i]
 }
 
-// setLabel gives the first targets labels of their own.
+// setLabel gives a target its own label in metrics, unless too many targets have one.
 func (r *registry) setLabel(t, old *target) {
 	switch {
 	case old != nil:
@@ -206,7 +208,7 @@ func (r *registry) everything() *selection {
 	return r.all
 }
 
-// label is what a target is called in metrics.
+// label returns the target's name in metrics.
 func (r *registry) label(name string) string {
 	if t, ok := r.get(name); ok {
 		return t.shown.Label
@@ -214,7 +216,7 @@ func (r *registry) label(name string) string {
 	return otel.OtherLabel
 }
 
-// gatesOf finds a target's gates. Whoever asks must release them.
+// gatesOf returns a target's gates. The caller must release them.
 func (r *registry) gatesOf(t *target) *gates {
 	if t.gates != nil {
 		return t.gates
@@ -225,7 +227,8 @@ func (r *registry) gatesOf(t *target) *gates {
 	return r.named.acquire(t.Name, t.policy)
 }
 
-// gatesNamed are those of a target that is configured, or was given not long ago.
+// gatesNamed returns the gates of a target that is configured or was used in the last
+// minutes.
 func (r *registry) gatesNamed(name string) (*gates, bool) {
 	if t, ok := r.get(name); ok {
 		return t.gates, true
@@ -233,7 +236,7 @@ func (r *registry) gatesNamed(name string) (*gates, bool) {
 	return r.named.get(name)
 }
 
-// choose resolves options to targets.
+// choose returns the targets that the options name.
 func (r *registry) choose(ctx context.Context, o *options) (*selection, error) {
 	chosen := r.everything()
 	if o.chosen {
@@ -283,8 +286,8 @@ func (r *registry) resolve(ctx context.Context, p pick, position int) (*target, 
 	return t, err
 }
 
-// chosen are the targets of these names, which depended on each other when they were
-// chosen if chained.
+// chosen returns the targets of these names. chained says that they depended on each
+// other when the delivery was submitted.
 func (r *registry) chosen(ctx context.Context, names []string, chained bool) (*selection, error) {
 	chosen := &selection{names: names}
 	for _, name := range names {
@@ -302,9 +305,9 @@ func (r *registry) chosen(ctx context.Context, names []string, chained bool) (*s
 	}
 	var err error
 	if chosen.graph, err = newGraph(chosen.targets); err != nil {
-		return nil, fmt.Errorf("%w: %s", ErrLookup, fieldText(err)) // their definitions have changed
+		return nil, fmt.Errorf("%w: %s", ErrLookup, fieldText(err)) // their definitions have changed since
 	}
-	if chosen.graph == nil { // so have these, which depend on each other no more
+	if chosen.graph == nil { // these have changed too: they no longer depend on each other
 		chosen.graph = flatGraph(len(names))
 	}
 	return chosen, nil
@@ -323,7 +326,7 @@ func duplicates(targets []*target) error {
 	return nil
 }
 
-// find resolves a name to a configured target, or one that [Config.Lookup] knows. The
+// find returns the target of a name, which is configured or found by [Config.Lookup]. The
 // error matches ErrUnknownTarget, ErrTargetGone or ErrLookup.
 func (r *registry) find(ctx context.Context, name string) (*target, error) {
 	if t, ok := r.get(name); ok {
@@ -342,15 +345,15 @@ func (r *registry) find(ctx context.Context, name string) (*target, error) {
 	def.Name = name
 	t, err := r.build(def, 0)
 	if err != nil {
-		// Not wrapped: it is no fault of whoever dispatches.
+		// err is not wrapped, because it matches ErrInvalid, and the caller's input is valid.
 		return nil, fmt.Errorf("target %q: %w: what it found cannot be used: %s", name, ErrLookup, fieldText(err))
 	}
 	t.found = true
 	return t, nil
 }
 
-// lookupTimeout keeps a look-up that waits for what its caller holds from waiting for
-// ever.
+// lookupTimeout limits a look-up. For example, the caller may hold the last database
+// connection that the look-up needs: then both would wait forever.
 const lookupTimeout = 10 * time.Second
 
 func (r *registry) lookUp(ctx context.Context, name string) (def Target, err error) {

@@ -7,12 +7,12 @@ import (
 	"github.com/fanout-go/fanout/internal/redact"
 )
 
-// A result as JSON, for queues and for whoever keeps results. The payload is left out:
-// it is large, the same for all targets, and known to whoever dispatched it.
+// resultJSON is a result as JSON. The payload is left out, because it is large, is the
+// same for all targets, and is known to the dispatching code.
 type resultJSON struct {
 	DispatchID string           `json:"dispatch_id,omitempty"`
 	Target     string           `json:"target"`
-	Position   int32            `json:"position,omitempty"` // in definition order
+	Position   int32            `json:"position,omitempty"` // position in definition order
 	Outcome    Outcome          `json:"outcome"`
 	Optional   bool             `json:"optional,omitempty"`
 	Key        string           `json:"key,omitempty"`
@@ -26,11 +26,11 @@ type targetErrorJSON struct {
 	Text     string `json:"text"`
 	Class    Class  `json:"class"`
 	Attempts int    `json:"attempts,omitempty"`
-	Failed   bool   `json:"failed,omitempty"` // the last attempt did, and not only the target's saga
+	Failed   bool   `json:"failed,omitempty"` // Err was set: the target's own attempt failed
 }
 
-// MarshalJSON writes all but the payload, of which it writes the ID. Of an error it writes
-// text and [Class].
+// MarshalJSON writes the result with the payload's ID instead of the payload. Of an error
+// it writes the text and the [Class].
 func (r Result) MarshalJSON() ([]byte, error) {
 	j := resultJSON{r.dispatchID(), r.Target, r.position, r.Outcome, r.Optional, r.Key, nil, r.Response, r.Attempts, r.Duration}
 	if r.err != nil {
@@ -40,9 +40,9 @@ func (r Result) MarshalJSON() ([]byte, error) {
 	return json.Marshal(j)
 }
 
-// UnmarshalJSON reads what MarshalJSON writes. The error is a [*TargetError] with the text
-// and the [Class] that it had; errors.Is finds none of the errors that it wrapped. The
-// payload has its ID alone.
+// UnmarshalJSON reads what MarshalJSON writes. Its payload has only the ID. Its error is
+// a [*TargetError] with the same text and [Class], but errors.Is does not find what the
+// original error wrapped.
 func (r *Result) UnmarshalJSON(text []byte) error {
 	var j resultJSON
 	if err := json.Unmarshal(text, &j); err != nil {
@@ -73,7 +73,7 @@ type attemptJSON struct {
 	Error      *keptError    `json:"error,omitempty"`
 }
 
-// MarshalJSON writes an attempt. Of its error it writes text and [Class].
+// MarshalJSON writes an attempt. Of its error it writes the text and the [Class].
 func (a Attempt) MarshalJSON() ([]byte, error) {
 	return json.Marshal(attemptJSON{a.RequestID, a.Start, a.Duration, a.StatusCode, a.Kind, keep(a.Err)})
 }
@@ -88,7 +88,7 @@ func (a *Attempt) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// keptError is an error as it was when it was written: text and class.
+// keptError is an error that was written as its text and class.
 type keptError struct {
 	Text  string `json:"text"`
 	Class Class  `json:"class"`
@@ -101,7 +101,7 @@ func keep(err error) *keptError {
 	return &keptError{redact.Shown(err), ClassOf(err)}
 }
 
-// orNil is the error, or a nil interface for none.
+// orNil returns e, or a nil interface if e is nil.
 func (e *keptError) orNil() error {
 	if e == nil {
 		return nil

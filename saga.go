@@ -9,17 +9,17 @@ import (
 	"sync"
 )
 
-// chain is a dispatch whose targets depend on each other. Each delivery begins when
-// those it comes after have ended.
+// chain is a dispatch whose targets depend on each other. A delivery begins when all
+// deliveries that it comes after have ended.
 type chain struct {
 	*dispatch
 	graph   *graph
 	saga    *saga
-	journal *journal // nil if nothing is kept
+	journal *journal // nil if nothing is stored
 }
 
-// runChain makes the deliveries, and undoes them if the saga failed. The error says why it
-// is not at its end, if there is another round.
+// runChain makes the deliveries, and undoes them if the saga failed. If another round
+// must go on, the error says why.
 func runChain(p *dispatch, g *graph, j *journal) (Results, error) {
 	defer p.release()
 	c := &chain{dispatch: p, graph: g, saga: newSaga(g), journal: j}
@@ -38,7 +38,7 @@ func (c *chain) deliver(i int) {
 		c.saga.ended(i, dl.target, r.Outcome)
 		return
 	}
-	if c.journal != nil && c.ctx.Err() != nil { // a note could not be kept: nothing more begins
+	if c.journal != nil && c.ctx.Err() != nil { // the time is over, or a note could not be stored: nothing more begins
 		dl.endAs(unmade(dl.result.Payload, dl.result.Target, Rejected, endOf(c.ctx)))
 		c.journal.leave(context.Cause(c.ctx))
 		c.saga.interrupted(i)
@@ -66,8 +66,8 @@ func (c *chain) deliver(i int) {
 	dl.run()
 }
 
-// ended notes how a delivery ended, unless it is to be made in another round. How one
-// failed is noted when it is known what comes of that.
+// ended notes a delivery that succeeded, unless it was interrupted and another round
+// makes it again. A failure is noted later, when it is known whether the saga goes back.
 func (c *chain) ended(i int) {
 	dl := &c.deliveries[i]
 	if why := c.journal.interrupted(c.ctx, &dl.result); why != nil {
@@ -81,7 +81,8 @@ func (c *chain) ended(i int) {
 	c.saga.ended(i, dl.target, dl.result.Outcome)
 }
 
-// missing names what did not succeed of those that i comes after.
+// missing returns the names and outcomes of those that i comes after and that did not
+// succeed.
 func (c *chain) missing(i int) string {
 	var names []string
 	for _, j := range c.graph.after[i] {
@@ -104,17 +105,17 @@ func (c *chain) earlier(i int) Results {
 	return earlier
 }
 
-// isUndone reports whether the saga failed and there is a way back. What was cut short
-// and can go on later decides then. That a compensation was noted settles it: definitions
-// may have changed since.
+// isUndone reports whether the saga goes back: a required target failed, and the pivot
+// has not passed. If an earlier round noted a compensation, it goes back too, because the
+// definitions may have changed since. If the round was cut short, another round decides.
 func (c *chain) isUndone() bool {
 	failed := c.saga.failed != "" && !c.saga.passed
 	return c.graph.saga && (failed || c.journal.isUndoing()) && (c.journal == nil || c.ctx.Err() == nil)
 }
 
-// compensateAll undoes what was done or may have been, in reverse order, what does
-// not depend on each other at the same time. It outlives a caller; a queue's context
-// ends only when the time is over.
+// compensateAll undoes what was done or may have been, in reverse order. Compensations
+// that do not depend on each other run at the same time. They do not end with a caller's
+// context. The context of a queue ends only when the time to close is over.
 func (c *chain) compensateAll() {
 	ctx := c.ctx
 	if !c.submitted {
@@ -147,7 +148,8 @@ func outlive(parent, overtime context.Context) (context.Context, context.CancelF
 	}
 }
 
-// noteFailures settles that the saga failed: whoever goes on with it does not try again.
+// noteFailures notes the failures, so that another round does not try these targets again
+// but goes on undoing.
 func (c *chain) noteFailures() bool {
 	if c.journal == nil {
 		return true
@@ -174,7 +176,8 @@ func (c *chain) compensate(ctx context.Context, i int) {
 	}
 }
 
-// undoneBy is a result whose target's compensation came to undo, because failed did.
+// undoneBy returns the result done, changed by undo, the result of its compensation.
+// failed is the name of the target that made the saga fail.
 func undoneBy(done, undo Result, failed string) Result {
 	e := &TargetError{Target: done.Target, Outcome: CompensationFailed, Reason: ErrCompensationFailed, Err: undo.err}
 	if undo.Outcome == Delivered {
@@ -184,7 +187,7 @@ func undoneBy(done, undo Result, failed string) Result {
 		}
 		e.Outcome, e.Reason, e.Err = Compensated, fmt.Errorf("%w, as %s failed", ErrCompensated, why), nil
 		if done.Outcome == Unknown {
-			e.Err = done.err // its own failure
+			e.Err = done.err // the target's own failure
 		}
 	}
 	done.Attempts = append(done.Attempts, undo.Attempts...)
@@ -193,7 +196,8 @@ func undoneBy(done, undo Result, failed string) Result {
 	return done
 }
 
-// conclude leaves for another round what has no good end yet, if there is one.
+// conclude leaves the chain for another round if a target failed and the saga did not go
+// back, or a compensation failed.
 func (c *chain) conclude() {
 	if c.journal == nil || c.journal.left() != nil {
 		return
@@ -208,24 +212,25 @@ func (c *chain) conclude() {
 	}
 }
 
-// saga is whether the targets of a chain may still begin.
+// saga decides whether the targets of a chain may still begin.
 type saga struct {
 	graph *graph
 
 	mu         sync.Mutex
-	failed     string // the first required target that did not succeed
-	passed     bool   // the pivot did: from here on only forward
+	failed     string // name of the first required target that did not succeed
+	passed     bool   // the pivot succeeded: nothing is undone any more
 	pivotBegun bool
 	pivotEnded chan struct{}
 }
 
-// newSaga counts those that come after nobody as begun.
+// newSaga counts a pivot without After as begun, because it begins at once.
 func newSaga(g *graph) *saga {
 	return &saga{graph: g, pivotEnded: make(chan struct{}), pivotBegun: g.pivot >= 0 && len(g.after[g.pivot]) == 0}
 }
 
-// begin returns who failed if a target must not begin any more. While the pivot is
-// under way, whether that is so is not known yet.
+// begin returns the name of the target that failed if i must not begin any more. If a
+// target has failed while the pivot runs, i waits until the pivot ends: if the pivot
+// succeeds, the saga goes forward, and i must begin. Otherwise i must not.
 func (s *saga) begin(i int) (failed string) {
 	if !s.graph.saga || len(s.graph.after[i]) == 0 {
 		return ""
@@ -247,8 +252,8 @@ func (s *saga) begin(i int) (failed string) {
 	return s.failed
 }
 
-// ended notes how a target ended. A pivot that may have taken effect, and cannot be
-// undone, is behind us.
+// ended notes how a target ended. A pivot that is Unknown and has no compensation counts
+// as passed, because it may have taken effect and cannot be undone.
 func (s *saga) ended(i int, t *target, outcome Outcome) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -261,15 +266,16 @@ func (s *saga) ended(i int, t *target, outcome Outcome) {
 	}
 }
 
-// interrupted is ended for what will be made in another round.
+// interrupted is called instead of ended for a target that another round will make. It
+// wakes those that wait for the pivot.
 func (s *saga) interrupted(i int) {
 	if i == s.graph.pivot {
 		close(s.pivotEnded)
 	}
 }
 
-// journal is what earlier rounds noted, and where this one notes. A nil one keeps
-// nothing: then there is no other round.
+// journal has the notes of earlier rounds, and stores those of this one. A nil journal
+// stores nothing: then there is no other round.
 type journal struct {
 	steps, compensations map[string]Result // of earlier rounds, by target
 	keep                 func(context.Context, Result) error
@@ -301,7 +307,8 @@ func (j *journal) close() {
 	}
 }
 
-// recall is a target's result of an earlier round, the latest if there are two.
+// recall returns a target's result of an earlier round. A compensation's comes before its
+// own.
 func (j *journal) recall(target string) (r Result, ok bool) {
 	if r, ok = j.undone(target); !ok {
 		r, ok = j.step(target)
@@ -312,7 +319,7 @@ func (j *journal) recall(target string) (r Result, ok bool) {
 // isUndoing reports whether a target was compensated in an earlier round.
 func (j *journal) isUndoing() bool { return j != nil && len(j.compensations) > 0 }
 
-// step is what became of a target in an earlier round.
+// step returns a target's own result of an earlier round.
 func (j *journal) step(target string) (r Result, ok bool) {
 	if j == nil {
 		return r, false
@@ -321,7 +328,7 @@ func (j *journal) step(target string) (r Result, ok bool) {
 	return r, ok
 }
 
-// undone is a target's result if it was compensated in an earlier round.
+// undone returns a target's result if it was compensated in an earlier round.
 func (j *journal) undone(target string) (r Result, ok bool) {
 	if j == nil {
 		return r, false
@@ -330,8 +337,8 @@ func (j *journal) undone(target string) (r Result, ok bool) {
 	return r, ok
 }
 
-// note stops everything if a result cannot be kept, or if the code that keeps it panics or
-// calls Goexit, for which it has a goroutine of its own.
+// note stores a result. If that fails, nothing more begins. It calls user code on a new
+// goroutine, because that may call Goexit; that and a panic count as failures too.
 func (j *journal) note(ctx context.Context, r Result) {
 	if j == nil {
 		return
@@ -354,7 +361,7 @@ func (j *journal) note(ctx context.Context, r Result) {
 	}
 }
 
-// leave has the chain go on in another round, for the first reason there is.
+// leave says that another round must go on. The first reason is kept.
 func (j *journal) leave(why error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -372,8 +379,8 @@ func (j *journal) left() error {
 	return j.unfinished
 }
 
-// interrupted reports whether a delivery ended for a reason that says nothing about
-// its chain, and why: it was cut short, or not let through a gate.
+// interrupted returns why another round must make a delivery again, or nil. It was cut
+// short, or a gate rejected it, which says nothing about its chain.
 func (j *journal) interrupted(ctx context.Context, r *Result) error {
 	switch {
 	case j == nil, r.Outcome.succeeded(), r.Outcome == Skipped:
