@@ -198,7 +198,7 @@ func connectVerdict(err error) (verdict, bool) {
 // share the context first. The context of the whole delivery is made only when one of
 // them has to wait.
 type clock struct {
-	ctx                     context.Context // of the dispatch: only the caller ends it
+	ctx                     context.Context // of the dispatch: its end says nothing about a target
 	started                 time.Time
 	timeout, attemptTimeout time.Duration
 	first                   context.Context

@@ -270,8 +270,8 @@ func (dl *delivery) exchange(n turn) *exchange {
 	return x
 }
 
-// cutShort changes the verdict on an attempt whose context ended. If the caller ended it,
-// it is no vote on the target's health. A timeout is.
+// cutShort changes the verdict on an attempt whose context ended. If the caller, a quorum
+// or Close ended it, it is no vote on the target's health. A timeout is.
 func (dl *delivery) cutShort(attempt context.Context, v verdict) verdict {
 	switch {
 	case attempt.Err() == nil, v.reach == delivered, v.reach == refused:

@@ -21,8 +21,8 @@ import (
 	"github.com/fanout-go/fanout/internal/redact"
 )
 
-// Why a delivery ended without success. Every [TargetError] wraps one of these, or the
-// error of the caller's context.
+// Why a delivery ended without success. Every [TargetError] wraps one of these, the error
+// of the caller's context, or a [*PanicError] or [ErrGoexit] of user code.
 var (
 	// ErrAttemptsExhausted: the last of [Retry.MaxAttempts] failed.
 	ErrAttemptsExhausted = errors.New("given up")
@@ -89,9 +89,9 @@ var (
 	ErrInvalid = errors.New("invalid")
 )
 
-// What can be wrong with the input of a dispatch. An [InvalidError] wraps one of these if
-// neither the configuration nor the calling code is at fault. A server that takes
-// payloads from others can choose its answer by them:
+// What can be wrong with a dispatch although the calling code is right. An [InvalidError]
+// wraps one of these. A server that takes payloads from others can choose its answer by
+// them:
 //
 //	switch {
 //	case errors.Is(err, fanout.ErrPayloadTooLarge): // 413: the sender's fault

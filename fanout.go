@@ -62,11 +62,11 @@ type Config struct {
 	// of a Dispatch that a saga could not undo. Logger gets a record anyway. Default none.
 	OnDeadLetter func(context.Context, Result)
 
-	// Logger gets one record for each dispatch that failed and for each dead letter. It is a
-	// warning if only optional targets failed or fallbacks answered, else an error. A
-	// breaker that opens is a warning, its other changes are infos. At debug level each
-	// attempt has a record. Records hold no secrets. Default [log/slog.Default]; use
-	// [log/slog.DiscardHandler] for none.
+	// Logger gets one record for each dispatch that failed and for each dead letter. It is
+	// an error, or a warning if only optional targets failed, a fallback answered or a
+	// quorum was reached. A breaker that opens is a warning, its other changes are infos. At
+	// debug level each attempt has a record. Records hold no secrets. Default
+	// [log/slog.Default]; use [log/slog.DiscardHandler] for none.
 	Logger *slog.Logger
 	// SecurityLogger gets one record for each event that concerns security. Its message is
 	// "fanout: security", and its attribute "event" is one of these. Warnings: auth_failed
@@ -270,9 +270,9 @@ const drainTimeout = 30 * time.Second
 // Close stops accepting: from now on Dispatch and Submit return [ErrClosed]. It waits for
 // submitted deliveries and running dispatches, and then closes the queue and the
 // dispatcher's own transport. It waits until ctx ends, or for 30 s if ctx has no
-// deadline. For example, if the process is killed 30 s after the signal, give Close 25 s.
-// A delivery to a target that hangs ends by itself only if [Policy.Timeout] is shorter
-// than that.
+// deadline, and then at most 2 s more with the queue in memory. For example, if the
+// process is killed 30 s after the signal, give Close 25 s. A delivery to a target that
+// hangs ends by itself only if [Policy.Timeout] is shorter than that.
 //
 // When the time is over, Close cuts short the deliveries of the queue in memory,
 // compensations, and what [QuorumLeaveRest] left. The error is then an

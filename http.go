@@ -249,7 +249,7 @@ func (e *endpoint) roundTrip(ctx context.Context, x *exchange) (*Response, error
 	case resp.StatusCode/100 == 2:
 		return x.answer, err
 	}
-	return x.answer, nil // the status denies, whether or not the body could be read
+	return x.answer, nil // the status says that the target denied, even if the body could not be read
 }
 
 // closeAtEnd closes the body when the context ends, so that reading it ends. net/http

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// MemoryLimits limits the queue in memory. A negative number is an error of [New].
+// MemoryLimits limits the queue in memory. A negative number is an error of [New], except
+// for MaxWait.
 type MemoryLimits struct {
 	// MaxDispatches is how many dispatches may be accepted and not yet done. Up to twice as
 	// many may be, if the further ones go only to targets that have few deliveries: fewer
@@ -57,9 +58,8 @@ type memoryQueue struct {
 
 	cut    context.Context // ends when the time to drain is over, and cuts short what runs
 	cutOff context.CancelCauseFunc
-	// making holds the entries that a worker has taken. The value is nil while the
-	// delivery runs, and holds the failed results while hooks are called, so that Close
-	// can name them.
+	// making holds the entries that a worker has taken. The value is nil while the delivery
+	// runs. It has the failed results while hooks run, so that Close can return them.
 	making map[*entry][]Result
 	lost   *UndeliveredError
 }

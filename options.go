@@ -30,9 +30,9 @@ func ToTargets(targets ...Target) Option { return toTargets(targets) }
 
 // Quorum lets Dispatch return when n targets have succeeded, whichever they are. With 1,
 // for example, one is sufficient. What still runs is then cut short, and its result wraps
-// [ErrNotNeeded]. The error is nil if n succeeded. n must be at least 1 and at most the
-// number of targets, and the targets must not depend on each other: otherwise the
-// dispatch is refused.
+// [ErrNotNeeded]. The error is nil if n succeeded. Otherwise it is a [*DispatchError]
+// with all that failed, optional targets too. The dispatch is refused if n is less than 1
+// or more than the number of targets, or if the targets depend on each other.
 func Quorum(n int) DispatchOption { return quorum{n, false} }
 
 // QuorumLeaveRest is [Quorum], but what still runs then goes on in the background, even
