@@ -14,7 +14,8 @@ import (
 // not reach: this machine, private networks, the metadata service of a cloud. Only
 // addresses of the public Internet are allowed. Blocked are addresses that the IANA
 // special-purpose registries (RFC 6890) set aside, and those that contain another
-// address, as NAT64, 6to4 and Teredo do.
+// address, as 6to4 and Teredo do. Of an address of NAT64 (64:ff9b::/96, RFC 6052) the IPv4
+// address inside is checked.
 //
 // An address is checked when it is dialled, after the name was resolved. So it does not
 // help an attacker to let a name resolve to another address later. Guarded targets share

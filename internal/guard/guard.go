@@ -60,15 +60,30 @@ func (r *Rules) address(target netip.AddrPort) error {
 		return err
 	}
 	ip := target.Addr().WithZone("").Unmap()
+	inner := translated(ip)
 	switch {
-	case contains(r.Deny, ip):
+	case contains(r.Deny, ip), contains(r.Deny, inner):
 		return fmt.Errorf("%s is in Guard.Deny", ip)
-	case contains(r.Allow, ip):
+	case contains(r.Allow, ip), contains(r.Allow, inner):
 		return nil
-	case !Public(ip):
+	case !Public(inner):
 		return fmt.Errorf("%s is not public", ip)
 	}
 	return nil
+}
+
+// nat64 is the well-known prefix of RFC 6052, section 2.1. In a network of IPv6 alone, DNS64
+// answers with it for a host that has only an IPv4 address, and NAT64 reaches that address.
+var nat64 = netip.MustParsePrefix("64:ff9b::/96")
+
+// translated is the IPv4 address that NAT64 reaches for an IPv6 one, or the address itself.
+// Prefixes that a network chooses itself, such as those of RFC 8215, are not known here.
+func translated(ip netip.Addr) netip.Addr {
+	if !nat64.Contains(ip) {
+		return ip
+	}
+	bytes := ip.As16()
+	return netip.AddrFrom4([4]byte(bytes[12:]))
 }
 
 func (r *Rules) port(port uint16) error {
