@@ -216,7 +216,7 @@ func (r *Response) Err() error {
 	if r.StatusCode == 0 || r.StatusCode/100 == 2 {
 		return nil
 	}
-	return &StatusError{StatusCode: r.StatusCode, RetryAfter: retryafter.Parse(r.Header.Get("Retry-After"), time.Now())}
+	return &StatusError{StatusCode: r.StatusCode, RetryAfter: retryafter.Of(r.Header, time.Now())}
 }
 
 // Err returns nil if all required targets were [Delivered] or [Degraded]. Otherwise it

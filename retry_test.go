@@ -103,6 +103,8 @@ func TestRetryAfter_IsWaitedForInFullAndALittleLonger(t *testing.T) {
 		"RFC 850 date":  {inAMinute("Monday, 02-Jan-06 15:04:05 GMT"), time.Minute},
 		"asctime date":  {inAMinute(time.ANSIC), time.Minute},
 		"leading zeros": {func() string { return "007" }, 7 * time.Second},
+		"a fraction":    {func() string { return "4.5" }, 4500 * time.Millisecond},
+		"point zero":    {func() string { return "5.0" }, 5 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -115,7 +117,7 @@ func TestRetryAfter_IsWaitedForInFullAndALittleLonger(t *testing.T) {
 }
 
 func TestRetryAfter_ThatSaysNothingLeavesTheBackoffAsItIs(t *testing.T) {
-	for _, value := range []string{"", "0", "-5", "soon", "1.5", "+3", " ", "Fri, 31 Dec 1999 23:59:59 GMT"} {
+	for _, value := range []string{"", "0", "-5", "soon", "1.5.1", "+3", " ", "Fri, 31 Dec 1999 23:59:59 GMT"} {
 		t.Run(value, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				target := with(via("crm", saying(value, 503, 200)), fanout.Policy{Retry: fanout.Retry{Jitter: -1}})
