@@ -3,7 +3,6 @@ package fanout
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/fanout-go/fanout/internal/header"
 	"github.com/fanout-go/fanout/internal/ids"
+	"github.com/fanout-go/fanout/internal/plainjson"
 	"github.com/fanout-go/fanout/internal/redact"
 )
 
@@ -204,7 +204,7 @@ func marshal(v any) (body []byte, err error) {
 			err = newPanicError(p)
 		}
 	}()
-	return json.Marshal(v)
+	return plainjson.Marshal(v)
 }
 
 func invalidPayload(field string, err error) error {

@@ -18,6 +18,7 @@ import (
 	"github.com/fanout-go/fanout"
 	"github.com/fanout-go/fanout/internal/ids"
 	"github.com/fanout-go/fanout/internal/panics"
+	"github.com/fanout-go/fanout/internal/plainjson"
 )
 
 // Event is an event of the CloudEvents 1.0 specification. It is for targets that accept
@@ -105,7 +106,7 @@ func marshal(v any) (body []byte, err error) {
 			err = &fanout.PanicError{Value: p, Stack: debug.Stack(), Where: panics.Site()}
 		}
 	}()
-	return json.Marshal(v)
+	return plainjson.Marshal(v)
 }
 
 func isJSON(contentType string) bool {
