@@ -115,8 +115,7 @@ func statusVerdict(t *target, status *StatusError, err error) verdict {
 	code := status.StatusCode
 	v := verdict{reach: refused, err: err, retry: slices.Contains(t.policy.Retry.Statuses, code), hint: status.RetryAfter, vote: healthy}
 	switch {
-	case code == http.StatusBadGateway, code == http.StatusGatewayTimeout:
-		// A gateway got no answer from the target. It cannot know whether the target acted.
+	case slices.Contains(gatewayStatuses, code):
 		v.reach = unanswered
 	case code == http.StatusConflict && t.keyed():
 		// The target still works on an earlier attempt. Nobody knows yet how that one ends.

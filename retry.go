@@ -44,8 +44,9 @@ type Retry struct {
 	// applies as after any other failure.
 	ThrottledBackoff time.Duration
 	// Statuses are the HTTP statuses that are retried, from 300 to 599. Nil means the
-	// default: 408, 425, 429, 500, 502, 503 and 504, and also 409 if the request carries an
-	// idempotency key. An empty list means none.
+	// default: 408, 425, 429, 500, 503, those that a gateway answers by itself (502, 504,
+	// 520 to 527, 530, 598 and 599), and also 409 if the request carries an idempotency key.
+	// An empty list means none.
 	Statuses []int
 	// Budget limits the retries to a target over all dispatches. It is the size of a bucket
 	// of tokens, which is full at first. A retry takes one token; if there is none, the
@@ -59,7 +60,14 @@ type Retry struct {
 	BudgetRefill float64
 }
 
-var defaultStatuses = []int{408, 425, 429, 500, 502, 503, 504}
+var defaultStatuses = append([]int{408, 425, 429, 500, 503}, gatewayStatuses...)
+
+// gatewayStatuses are answered by a gateway that gave up on the target. The gateway cannot
+// know whether the target acted. 502 and 504 are those of RFC 9110, sections 15.6.3 and
+// 15.6.5. 520 to 527 and 530 are Cloudflare's own, by its documentation of 5xx errors: for
+// example, 524 means that the target was connected and did not answer in time. 598 and 599
+// are used by some proxies for their own timeouts.
+var gatewayStatuses = []int{502, 504, 520, 521, 522, 523, 524, 525, 526, 527, 530, 598, 599}
 
 func (r Retry) over(base Retry) Retry {
 	statuses := r.Statuses

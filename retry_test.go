@@ -69,8 +69,8 @@ func TestRetry_FollowsOnlyTheStatusesOfThePolicy(t *testing.T) {
 		answer   int
 		attempts int
 	}{
-		{nil, 408, 3}, {nil, 425, 3}, {nil, 429, 3}, {nil, 500, 3}, {nil, 502, 3}, {nil, 503, 3}, {nil, 504, 3},
-		{nil, 301, 1}, {nil, 307, 1}, {nil, 400, 1}, {nil, 401, 1}, {nil, 403, 1}, {nil, 404, 1}, {nil, 422, 1}, {nil, 501, 1}, {nil, 505, 1},
+		{nil, 408, 3}, {nil, 425, 3}, {nil, 429, 3}, {nil, 500, 3}, {nil, 502, 3}, {nil, 503, 3}, {nil, 504, 3}, {nil, 520, 3}, {nil, 524, 3}, {nil, 530, 3}, {nil, 599, 3},
+		{nil, 301, 1}, {nil, 307, 1}, {nil, 400, 1}, {nil, 401, 1}, {nil, 403, 1}, {nil, 404, 1}, {nil, 422, 1}, {nil, 501, 1}, {nil, 505, 1}, {nil, 507, 1}, {nil, 519, 1}, {nil, 528, 1},
 		{[]int{404}, 404, 3}, {[]int{404}, 500, 1}, {[]int{}, 503, 1},
 	} {
 		synctest.Test(t, func(t *testing.T) {
