@@ -136,7 +136,6 @@ func (q *memoryQueue) Submit(ctx context.Context, deliveries []Delivery) error {
 		select {
 		case <-changed:
 		case <-patience.C:
-			_, full = q.trySubmit(ctx, deliveries)
 			return full
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %w", full, ctx.Err())

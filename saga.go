@@ -387,7 +387,7 @@ func (j *journal) interrupted(ctx context.Context, r *Result) error {
 		return nil
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case r.Outcome == Rejected && Postponed(r.err):
+	case Postponed(r.err):
 		return r.err
 	}
 	return nil

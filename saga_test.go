@@ -537,3 +537,24 @@ func TestSaga_ANoteThatEndsItsGoroutineLeavesIt(t *testing.T) {
 	<-done
 	assert.True(t, returned, "Deliver returned")
 }
+
+func TestSaga_WhoseStepIsPostponedIsLeftAndNotUndone(t *testing.T) {
+	var j callLog
+	q := &manualQueue{}
+	d := newWith(t, fanout.Config{Queue: q, Targets: []fanout.Target{
+		j.step("pay", answering(200), answering(200)),
+		after(with(j.step("ship", answering(200), nil), fanout.Policy{RateLimit: fanout.RateLimit{PerSecond: 0.001, Burst: 1, MaxWait: -1}}), "pay"),
+	}})
+	dispatch(t.Context(), d, fanout.To("pay", "ship")) // uses the rate limit up
+	submit(t, d)
+	round := fanout.Round{}
+	round.Note = func(_ context.Context, r fanout.Result) error {
+		round.Past = append(round.Past, r)
+		return nil
+	}
+	results, err := resultsByTarget(q.worker.Deliver(t.Context(), q.delivery, round))
+	require.ErrorIs(t, err, fanout.ErrRateLimited)
+	assert.Equal(t, map[string]string{"pay": "delivered", "ship": "rejected"}, outcomesOf(results))
+	assert.Equal(t, map[string]int{"pay": 2, "ship": 1}, j.count(), "nothing is undone")
+	assert.Len(t, round.Past, 1)
+}
