@@ -100,7 +100,7 @@ func TestHold_StopsATargetUntilItIsResumed(t *testing.T) {
 
 func TestStatus_IsSortedByName(t *testing.T) {
 	database, _ := service(t)
-	for _, name := range strings.Split("hgfedcba", "") { // so many that no other order is sorted by chance
+	for name := range strings.SplitSeq("hgfedcba", "") { // so many that no other order is sorted by chance
 		ctl(t, database, "hold", name)
 	}
 	var names []string
