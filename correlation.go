@@ -3,6 +3,8 @@ package fanout
 import (
 	"cmp"
 	"context"
+	stdlog "log"
+	"reflect"
 
 	"log/slog"
 	"net/http"
@@ -60,8 +62,17 @@ func CorrelationMiddleware(next http.Handler) http.Handler {
 
 // NewCorrelationHandler returns a handler that adds the context's correlation ID to every
 // record that has none, and passes the record on to next. The attribute is at the top
-// level, even if the logger has open groups.
+// level, even if the logger has open groups. If the logger was given the attribute before,
+// it is not added again.
+//
+// If next is the handler that [log/slog.Default] has at first, records are written by a
+// [log/slog.TextHandler] instead, to where package log writes at this moment. That first
+// handler writes to package log. [log/slog.SetDefault] makes package log write to the new
+// default, so the two would wait for each other.
 func NewCorrelationHandler(next slog.Handler) slog.Handler {
+	if reflect.TypeOf(next) != nil && reflect.TypeOf(next).String() == "*slog.defaultHandler" {
+		next = slog.NewTextHandler(stdlog.Writer(), nil)
+	}
 	return &correlationHandler{root: next, current: next}
 }
 
@@ -72,6 +83,8 @@ type correlationHandler struct {
 	root    slog.Handler
 	derived []func(slog.Handler) slog.Handler
 	current slog.Handler
+	grouped bool // a group is open
+	known   bool // the ID is among the attributes, outside of all groups
 }
 
 func (h *correlationHandler) Enabled(ctx context.Context, level slog.Level) bool {
@@ -80,7 +93,7 @@ func (h *correlationHandler) Enabled(ctx context.Context, level slog.Level) bool
 
 func (h *correlationHandler) Handle(ctx context.Context, record slog.Record) error {
 	id := CorrelationID(ctx)
-	if id == "" || hasCorrelationID(record) {
+	if id == "" || h.known || hasCorrelationID(record) {
 		return h.current.Handle(ctx, record)
 	}
 	handler := h.root.WithAttrs([]slog.Attr{slog.String(CorrelationKey, id)})
@@ -99,20 +112,26 @@ func hasCorrelationID(record slog.Record) (has bool) {
 }
 
 func (h *correlationHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return h.derive(func(next slog.Handler) slog.Handler { return next.WithAttrs(attrs) })
+	derived := h.derive(func(next slog.Handler) slog.Handler { return next.WithAttrs(attrs) })
+	derived.known = h.known || (!h.grouped && slices.ContainsFunc(attrs, func(a slog.Attr) bool { return a.Key == CorrelationKey }))
+	return derived
 }
 
 func (h *correlationHandler) WithGroup(name string) slog.Handler {
 	if name == "" {
 		return h
 	}
-	return h.derive(func(next slog.Handler) slog.Handler { return next.WithGroup(name) })
+	derived := h.derive(func(next slog.Handler) slog.Handler { return next.WithGroup(name) })
+	derived.grouped = true
+	return derived
 }
 
-func (h *correlationHandler) derive(step func(slog.Handler) slog.Handler) slog.Handler {
+func (h *correlationHandler) derive(step func(slog.Handler) slog.Handler) *correlationHandler {
 	return &correlationHandler{
 		root:    h.root,
 		derived: append(slices.Clip(h.derived), step),
 		current: step(h.current),
+		grouped: h.grouped,
+		known:   h.known,
 	}
 }

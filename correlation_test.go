@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"log"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"testing/slogtest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -150,4 +154,52 @@ func TestCorrelationHandler_DoesNotRepeatTheID(t *testing.T) {
 	d := newWith(t, fanout.Config{Targets: []fanout.Target{via("crm", answering(400))}, Logger: logger})
 	dispatch(fanout.WithCorrelationID(t.Context(), "visit-7"), d)
 	assert.Equal(t, 1, bytes.Count(log.Bytes(), []byte("correlation_id")), log.String())
+}
+
+func TestCorrelationHandler_AddsNoIDThatTheLoggerHas(t *testing.T) {
+	ctx := fanout.WithCorrelationID(t.Context(), "visit-7")
+	own := slog.String(fanout.CorrelationKey, "visit-7")
+	for name, c := range map[string]struct {
+		log   func(slog.Handler) *slog.Logger
+		times int
+	}{
+		"with": {func(h slog.Handler) *slog.Logger { return slog.New(fanout.NewCorrelationHandler(h)).With(own) }, 1},
+		"with, then a group": {func(h slog.Handler) *slog.Logger {
+			return slog.New(fanout.NewCorrelationHandler(h)).With(own).WithGroup("g")
+		}, 1},
+		"wrapped twice": {func(h slog.Handler) *slog.Logger {
+			return slog.New(fanout.NewCorrelationHandler(fanout.NewCorrelationHandler(h)))
+		}, 1},
+		"wrapped twice, a group": {func(h slog.Handler) *slog.Logger {
+			return slog.New(fanout.NewCorrelationHandler(fanout.NewCorrelationHandler(h))).WithGroup("g")
+		}, 1},
+		"a group's own beside it": {func(h slog.Handler) *slog.Logger {
+			return slog.New(fanout.NewCorrelationHandler(h)).WithGroup("g").With(own)
+		}, 2},
+		"another attribute": {func(h slog.Handler) *slog.Logger { return slog.New(fanout.NewCorrelationHandler(h)).With("a", 1) }, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out bytes.Buffer
+			c.log(slog.NewJSONHandler(&out, nil)).InfoContext(ctx, "hello", "b", 2)
+			assert.Equal(t, c.times, strings.Count(out.String(), `"`+fanout.CorrelationKey+`"`), out.String())
+		})
+	}
+}
+
+// A hang would take the whole process, so it is another one that tries.
+func TestCorrelationHandler_MayWrapTheFirstDefaultOfSlog(t *testing.T) {
+	if os.Getenv("FANOUT_WRAP_DEFAULT") != "" {
+		slog.SetDefault(slog.New(fanout.NewCorrelationHandler(slog.Default().Handler())))
+		slog.InfoContext(fanout.WithCorrelationID(t.Context(), "visit-7"), "hello")
+		log.Print("from package log")
+		return
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	self := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+t.Name()+"$")
+	self.Env = append(os.Environ(), "FANOUT_WRAP_DEFAULT=1")
+	out, err := self.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	assert.Contains(t, string(out), "msg=hello correlation_id=visit-7")
+	assert.Contains(t, string(out), `msg="from package log"`)
 }
