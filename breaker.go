@@ -22,7 +22,8 @@ import (
 // status in [Retry.Statuses] other than 409; and an answer that [Target.Classify] refused
 // and did not mark as [Permanent]. Any other answer is a success, because the target is
 // up. Attempts that this library rejected, or the caller cancelled, and panics of your
-// own code are not counted.
+// own code are not counted. If the caller's own deadline passes while the target is silent,
+// that is a failure, as a timeout of ours is.
 type Breaker struct {
 	// ConsecutiveFailures is how many failures in a row open the breaker. Zero means the
 	// default, 5; negative switches this rule off. If both rules are off, there is no

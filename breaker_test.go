@@ -222,3 +222,35 @@ func TestBreaker_CanBeSwitchedOff(t *testing.T) {
 		})
 	}
 }
+
+func TestBreaker_OpensThoughCallersAreLessPatientThanTheAttemptTimeout(t *testing.T) {
+	for name, c := range map[string]struct {
+		until func(context.Context) (context.Context, context.CancelFunc)
+		want  fanout.BreakerState
+	}{
+		"a deadline": {func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return context.WithTimeout(ctx, 2*time.Second)
+		}, fanout.BreakerOpen},
+		"a deadline with a cause": {func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return context.WithTimeoutCause(ctx, 2*time.Second, errors.New("the page is late"))
+		}, fanout.BreakerOpen},
+		"a cancel": {func(ctx context.Context) (context.Context, context.CancelFunc) {
+			ctx, cancel := context.WithCancel(ctx)
+			time.AfterFunc(2*time.Second, cancel)
+			return ctx, cancel
+		}, fanout.BreakerClosed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := newDispatcher(t, via("crm", hanging))
+				for range 5 {
+					ctx, cancel := c.until(t.Context())
+					results := dispatch(ctx, d)
+					cancel()
+					assert.Equal(t, fanout.Unknown, results["crm"].Outcome)
+				}
+				assert.Equal(t, c.want, stateOf(t, d))
+			})
+		})
+	}
+}

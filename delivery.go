@@ -270,11 +270,14 @@ func (dl *delivery) exchange(n turn) *exchange {
 	return x
 }
 
-// cutShort changes the verdict on an attempt whose context ended. If the caller, a quorum
-// or Close ended it, it is no vote on the target's health. A timeout is.
+// cutShort changes the verdict on an attempt whose context ended. A timeout, and a deadline of
+// the caller, are votes on the target's health. What the caller, a quorum or Close cancelled
+// is none.
 func (dl *delivery) cutShort(attempt context.Context, v verdict) verdict {
 	switch {
 	case attempt.Err() == nil, v.reach == delivered, v.reach == refused:
+	case errors.Is(dl.clock.ctx.Err(), context.DeadlineExceeded) && !errors.Is(context.Cause(attempt), errOutrun):
+		v.retry = false // the caller waited in vain, which says as much as a timeout of ours
 	case dl.clock.ctx.Err() != nil, errors.Is(context.Cause(attempt), errOutrun):
 		v.retry, v.vote = false, noVote
 	case dl.clock.total().Err() == nil && !errors.Is(v.err, ErrAttemptTimeout):
