@@ -59,6 +59,7 @@ type Config struct {
 //
 //   - 400: the body cannot be read, or the request cannot be passed on, for example
 //     because of its Idempotency-Key
+//   - 404: [fanout.Config.Lookup] says that a target is gone
 //   - 405: the method is not POST, PUT or PATCH
 //   - 413: the body is longer than [Config.MaxBytes], or than the dispatcher or its queue
 //     accepts

@@ -340,3 +340,35 @@ func TestHandler_MaxBytesIsAMebibyteUnlessSet(t *testing.T) {
 		assert.Equal(t, http.StatusOK, serveTo(h, inbound(http.MethodPost, strings.Repeat("x", longest))).Code, limit)
 	}
 }
+
+func TestHandler_TakesTheQuotesOffAKey(t *testing.T) {
+	for given, want := range map[string]string{
+		`event-7`:       `event-7`,
+		`"event-7"`:     `event-7`,
+		`"a\"b\\c"`:     `a"b\c`,
+		`"event-7`:      `"event-7`,
+		`event-7"`:      `event-7"`,
+		`"a"b"`:         `"a"b"`,
+		`"a\b"`:         `"a\b"`,
+		`"a\"`:          `"a\"`,
+		`"`:             `"`,
+		`"event-7";a=1`: `"event-7";a=1`,
+	} {
+		var key string
+		ledger := fanout.SenderFunc(func(_ context.Context, r *fanout.Request) (*fanout.Response, error) {
+			key = r.Key
+			return nil, nil
+		})
+		h := newHandler(t, newDispatcher(t, fanout.Target{Name: "ledger", Sender: ledger}), fanouthttp.Config{Wait: true})
+		assert.Equal(t, http.StatusOK, serveTo(h, inbound(http.MethodPost, `{}`, "Idempotency-Key", given)).Code, given)
+		assert.Equal(t, want+":ledger", key, given)
+	}
+	w := serveTo(newHandler(t, newDispatcher(t, via("crm", answering(200))), fanouthttp.Config{Wait: true}), inbound(http.MethodPost, `{}`, "Idempotency-Key", `""`))
+	assert.Equal(t, http.StatusOK, w.Code, "an empty one is none")
+}
+
+func TestHandler_SaysThatATargetIsGone(t *testing.T) {
+	d := newWith(t, fanout.Config{Lookup: func(context.Context, string) (fanout.Target, error) { return fanout.Target{}, fanout.ErrTargetGone }})
+	h := newHandler(t, d, fanouthttp.Config{Options: func(*http.Request) []fanout.Option { return []fanout.Option{fanout.To("customer 7")} }})
+	assert.Equal(t, http.StatusNotFound, serveTo(h, inbound(http.MethodPost, `{}`)).Code)
+}

@@ -65,7 +65,7 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request) (fanout.Payload, 
 	if problem := h.validate(r, body); problem != nil {
 		return fanout.Payload{}, problem
 	}
-	p := fanout.Payload{Header: h.forwarded(r.Header), Key: r.Header.Get("Idempotency-Key")}
+	p := fanout.Payload{Header: h.forwarded(r.Header), Key: keyOf(r.Header.Get("Idempotency-Key"))}
 	if len(body) > 0 {
 		p.Body, p.ContentType = body, contentType
 		if encoding := r.Header.Values("Content-Encoding"); len(encoding) > 0 {
@@ -141,4 +141,29 @@ func connectionFields(in http.Header) map[string]bool {
 
 func wholeSeconds(d time.Duration) string {
 	return strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10)
+}
+
+// keyOf returns the key of an Idempotency-Key header. By the IETF draft "The
+// Idempotency-Key HTTP Header Field" it is a string of RFC 9651, whose quotes and escapes
+// are no part of it. Many clients send it without quotes, as Stripe's API takes it.
+func keyOf(value string) string {
+	inner, opens := strings.CutPrefix(value, `"`)
+	inner, closes := strings.CutSuffix(inner, `"`)
+	if !opens || !closes {
+		return value
+	}
+	var key strings.Builder
+	for i := 0; i < len(inner); i++ {
+		switch inner[i] {
+		case '"':
+			return value
+		case '\\':
+			i++
+			if i == len(inner) || (inner[i] != '\\' && inner[i] != '"') {
+				return value
+			}
+		}
+		key.WriteByte(inner[i])
+	}
+	return key.String()
 }
