@@ -171,16 +171,11 @@ func (o *observer) settled(ctx context.Context, f final) {
 		f.Payload = new(Payload) // the queue has not kept it
 	}
 	dead := f.IsDeadLetter()
-	usable := false
-	o.apart(context.Background(), "telemetry", func() {
-		_ = CorrelationID(ctx)
+	given, usable := ctx, false
+	ctx = WithCorrelationID(context.WithoutCancel(given), f.Payload.CorrelationID)
+	telemetry := func() {
+		_ = CorrelationID(given)
 		usable = true
-	})
-	if !usable { // its code panics, or calls Goexit
-		ctx = context.Background()
-	}
-	ctx = WithCorrelationID(context.WithoutCancel(ctx), f.Payload.CorrelationID)
-	o.apart(ctx, "telemetry", func() {
 		defer o.tell(func() { // deferred, because a meter may call Goexit
 			if dead && !f.known {
 				o.log.deadLetter(ctx, f.Result)
@@ -192,7 +187,12 @@ func (o *observer) settled(ctx context.Context, f final) {
 		if dead {
 			o.otel.DeadLetter(ctx, f.label)
 		}
-	})
+	}
+	if o.apart(context.Background(), "telemetry", telemetry); !usable { // its code panics, or calls Goexit
+		given = context.Background()
+		ctx = WithCorrelationID(given, f.Payload.CorrelationID)
+		o.apart(ctx, "telemetry", telemetry)
+	}
 	if o.onResult != nil && !f.known {
 		o.apart(ctx, "OnResult", func() { o.onResult(ctx, f.Result) })
 	}
